@@ -1,0 +1,32 @@
+"""Galaxies in one embedding space: images and spectra to redshifts, properties, morphologies, look-alikes.
+
+The public names are loaded when first used, so that ``import astroclip`` is quick.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from astroclip.embed import embed_catalog
+    from astroclip.embedder import Embedder, load_model
+    from astroclip.preprocess.image import to_rgb
+
+__version__ = "0.1.0"
+
+_WHERE = {
+    "Embedder": "astroclip.embedder",
+    "load_model": "astroclip.embedder",
+    "embed_catalog": "astroclip.embed",
+    "to_rgb": "astroclip.preprocess.image",
+}
+__all__ = ["Embedder", "embed_catalog", "load_model", "to_rgb"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _WHERE:
+        raise AttributeError(f"module 'astroclip' has no attribute '{name}'")
+    return getattr(import_module(_WHERE[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_WHERE])

@@ -1,0 +1,1 @@
+"""Configurations that ship with astroclip, as YAML files beside this one."""

@@ -40,6 +40,7 @@ def make_arm(name: str, n: int, rng: np.random.Generator, dtype: str = "f4") -> 
 
 def write_coadd(
     path: Path,
+    *,
     targetid: ArrayLike = (1, 2, 3, 4),
     seed: int = 0,
     arms: Sequence[str] = ("B", "R", "Z"),
@@ -107,6 +108,7 @@ def write_redrock(
 
 def write_spec(
     path: Path,
+    *,
     plate: int = 266,
     mjd: int = 51602,
     fiber: int = 7,
@@ -169,6 +171,7 @@ def make_image(n_bands: int, shape: tuple[int, int], seed: int = 0) -> NDArray[n
 
 def write_cube(
     path: Path,
+    *,
     ra: float | None = 10.0,
     dec: float = -5.0,
     bands: str = "grz",
@@ -198,6 +201,7 @@ def write_cube(
 
 def write_band_hdus(
     path: Path,
+    *,
     ra: float = 10.0,
     dec: float = -5.0,
     bands: str = "grz",
@@ -225,6 +229,7 @@ def write_band_hdus(
 
 def write_brick(
     folder: Path,
+    *,
     name: str = "legacysurvey-0591m305",
     ra: float = 10.0,
     dec: float = -5.0,

@@ -126,7 +126,7 @@ class Coadd:
         for arm in self._arms:
             arm_flux, arm_ivar, arm_mask = self._read_arm(arm, unique)
             good = (arm_mask == 0) & np.isfinite(arm_flux) & np.isfinite(arm_ivar) & (arm_ivar > 0)
-            arm_weight = np.where(good, arm_ivar, 0)
+            arm_weight = np.where(good, arm_ivar, 0).astype(np.float64)
             weight[:, arm.place] += arm_weight
             flux[:, arm.place] += arm_weight * np.where(good, arm_flux, 0)
             mask[:, arm.place] |= arm_mask

@@ -191,3 +191,15 @@ def check_wave_unit(where: str, unit: object) -> None:
     """
     if str(unit or "").strip().lower() not in {"", "angstrom", "angstroms", "ang", "aa", "a", "0.1 nm"}:
         raise DataError(f"{where}: wavelengths in '{unit}', expected Angstrom. Convert them")
+
+
+def check_image_unit(where: str, unit: object) -> None:
+    """Refuse an image that is not in nanomaggies; a file that gives no unit is believed.
+
+    Raises
+    ------
+    DataError
+        Naming `where` and the unit found.
+    """
+    if not re.fullmatch(r"|nanomagg(y|ys|ie|ies)|nmgys?|nmaggy|nmaggies", str(unit or "").strip().lower()):
+        raise DataError(f"{where}: image in '{unit}', expected nanomaggy. Convert it")

@@ -17,13 +17,12 @@ from numpy.typing import ArrayLike, NDArray
 
 from astroclip.errors import DataError
 from astroclip.schema import BANDS
-from astroclip.surveys.fitsfile import FitsFile
+from astroclip.surveys.fitsfile import FitsFile, check_image_unit
 from astroclip.surveys.sky import separation_deg, unit_vectors
 
 BRICK_NAME = re.compile(r"(.+-)(image|invvar)-([a-zA-Z])(\.fits(?:\.fz|\.gz)?)")
 _BAND = re.compile(r"(?<![A-Za-z])[ugrizyUGRIZY](?![A-Za-z])")
 _OTHER_KIND = re.compile(r"mask|psf|model|resid|chi2|nexp|depth|weight|blob")
-_NANOMAGGY = re.compile(r"|nanomagg(y|ys|ie|ies)|nmgys?|nmaggy|nmaggies")
 _WCS_CARD = re.compile(
     r"(CTYPE|CRVAL|CRPIX|CDELT|CUNIT|CROTA)\d|(CD|PC|PV)\d+_\d+|LONPOLE|LATPOLE|RADESYS|RADECSYS|EQUINOX"
     r"|[AB]P?_(ORDER|DMAX|\d_\d)"
@@ -190,9 +189,7 @@ def find_layout(file: FitsFile) -> Layout:
     if len(shapes) > 1:
         raise DataError(f"{file.path}: planes of different shapes {sorted(shapes)}. Expected one shape")
     for one in used:
-        unit = str(one.header.get("BUNIT") or "").strip()
-        if not _NANOMAGGY.fullmatch(unit.lower()):
-            raise DataError(f"{one.plane.path}: image in '{unit}', expected nanomaggy. Convert it")
+        check_image_unit(str(one.plane.path), one.header.get("BUNIT"))
     height, width = used[0].shape
     planes = None if used_invvar is None else [one.plane for one in used_invvar]
     wcs = _celestial_wcs(used[0].header, file.path)
@@ -269,10 +266,10 @@ def _celestial_wcs(header: dict[str, Any], path: Path) -> WCS | None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FITSFixedWarning)  # old spellings, all repaired by astropy
         try:
-            wcs = WCS(Header(cards)).celestial
+            wcs = WCS(Header(cards), naxis=2).celestial
         except ValueError as error:
             raise DataError(
-                f"{path}: unusable WCS ({str(error).splitlines()[0]}). Repair its header"
+                f"{path}: unusable WCS ({str(error).splitlines()[-1]}). Repair its header"
             ) from error
     if not wcs.has_celestial:
         return None

@@ -80,16 +80,17 @@ def read_spec(path: str | Path) -> SdssSpectrum:
         unit = header.get(f"TUNIT{file.columns('COADD').index('FLUX') + 1}") or file.header(0).get("BUNIT")
         check_flux_unit(f"{file.path}: HDU COADD", unit)
         facts = _read_facts(file)
-    wave = 10.0 ** table["LOGLAM"].astype(np.float64)
-    if not (np.all(np.diff(wave) > 0) and wave.size and 100 < wave[0] < wave[-1] < 1e5):
+    loglam = table["LOGLAM"].astype(np.float64)
+    if not (loglam.size and np.all(np.diff(loglam) > 0) and 2 < loglam[0] < loglam[-1] < 5):
         raise DataError(
             f"{path}: HDU COADD, column LOGLAM: not the rising log10 of wavelengths in Angstrom. "
             "Expected values near 3.55 to 4.02"
         )
     flux, ivar = table["FLUX"].astype(np.float32), table["IVAR"].astype(np.float32)
-    mask = table.get("AND_MASK", np.zeros(wave.size)).astype(np.int32) & BAD_PIXEL
+    mask = table.get("AND_MASK", np.zeros(loglam.size)).astype(np.int32) & BAD_PIXEL
     good = (mask == 0) & np.isfinite(flux) & np.isfinite(ivar) & (ivar > 0)
     mask = np.where(good, 0, np.where(mask == 0, NODATA, mask)).astype(np.int32)
+    wave = 10.0**loglam
     return SdssSpectrum(wave, np.where(good, flux, 0), np.where(good, ivar, 0), mask, **facts)
 
 

@@ -1,0 +1,12 @@
+"""Catalogues: FITS tables and what converts to them, read in blocks, columns added, all else kept.
+
+`open_catalog` reads, `append_columns` writes atomically and resumes, `merge_shards` joins what jobs wrote.
+"""
+
+from astroclip.catalog.append import Appender, append_columns
+from astroclip.catalog.columns import Column
+from astroclip.catalog.convert import open_catalog
+from astroclip.catalog.shards import merge_shards
+from astroclip.catalog.table import Catalog
+
+__all__ = ["Appender", "Catalog", "Column", "append_columns", "merge_shards", "open_catalog"]

@@ -173,6 +173,8 @@ BROKEN = {
     "grid off": ({"replace": {"B_WAVELENGTH": WAVE_B + 0.01}}, "not on the grid"),
     "grid step": ({"replace": {"B_WAVELENGTH": np.linspace(3600, 5800, 2751) * 1.001}}, "not on the grid"),
     "grid nan": ({"replace": {"B_WAVELENGTH": np.where(WAVE_B > 5000, np.nan, WAVE_B)}}, "not on the grid"),
+    "grid gap": ({"replace": {"B_WAVELENGTH": WAVE_B + 80 * (WAVE_B > 5000)}}, "not on the grid"),
+    "no pixels": ({"replace": {"B_WAVELENGTH": None}}, "B_WAVELENGTH holds no pixels"),
     "grid falling": ({"replace": {"B_WAVELENGTH": WAVE_B[::-1].copy()}}, "not on the grid"),
     "rows": ({"replace": {"R_FLUX": np.ones((3, 2326), "f4")}}, r"shape \(3, 2326\), expected \(4, 2326\)"),
     "pixels": ({"replace": {"R_IVAR": np.ones((4, 2325), "f4")}}, "R_IVAR has shape"),

@@ -59,8 +59,8 @@ class _Arm(NamedTuple):
     """One spectrograph arm of a file: its name and where its pixels fall on the combined grid."""
 
     name: str
-    kept: NDArray[np.int64]  # pixels of the arm that lie on the grid
-    place: NDArray[np.int64]  # and where on it they lie
+    kept: slice  # pixels of the arm that lie on the grid
+    place: slice  # and where on it they lie
 
 
 class Coadd:
@@ -126,9 +126,9 @@ class Coadd:
         for arm in self._arms:
             arm_flux, arm_ivar, arm_mask = self._read_arm(arm, unique)
             good = (arm_mask == 0) & np.isfinite(arm_flux) & np.isfinite(arm_ivar) & (arm_ivar > 0)
-            arm_weight = np.where(good, arm_ivar, 0).astype(np.float64)
-            weight[:, arm.place] += arm_weight
-            flux[:, arm.place] += arm_weight * np.where(good, arm_flux, 0)
+            arm_ivar[~good] = arm_flux[~good] = 0
+            weight[:, arm.place] += arm_ivar
+            flux[:, arm.place] += np.multiply(arm_ivar, arm_flux, dtype=np.float64)
             mask[:, arm.place] |= arm_mask
         seen = weight > 0
         np.divide(flux, weight, out=flux, where=seen)
@@ -142,7 +142,7 @@ class Coadd:
         file, where = self._file, f"{self.path}: HDU {name}_WAVELENGTH"
         check_wave_unit(where, file.header(f"{name}_WAVELENGTH").get("BUNIT"))
         check_flux_unit(f"{self.path}: HDU {name}_FLUX", file.header(f"{name}_FLUX").get("BUNIT"))
-        wave = file.pixels(f"{name}_WAVELENGTH").astype(np.float64)
+        wave = file.pixels(f"{name}_WAVELENGTH").astype(np.float64).ravel()
         for hdu in (f"{name}_FLUX", f"{name}_IVAR", f"{name}_MASK"):
             if hdu == f"{name}_MASK" and hdu not in file:
                 continue
@@ -153,13 +153,13 @@ class Coadd:
                 )
         index = np.rint((np.nan_to_num(wave) - WAVE_MIN) / WAVE_STEP).astype(np.int64)
         off = np.abs(wave - (WAVE_MIN + WAVE_STEP * index)).max(initial=0)
-        if not off <= GRID_TOLERANCE or np.any(np.diff(index) <= 0):
+        if not off <= GRID_TOLERANCE or np.any(np.diff(index) != 1):
             raise DataError(
                 f"{where}: not on the grid {WAVE_MIN} + {WAVE_STEP} k Angstrom within {GRID_TOLERANCE} "
                 f"(off by up to {off:.3g}). Resample it to the linear grid of DESI coadds"
             )
-        kept = np.flatnonzero((index >= 0) & (index < N_WAVE))
-        return _Arm(name, kept, index[kept])
+        first, last = (int(np.clip(edge, 0, N_WAVE)) for edge in (index[0], index[-1] + 1))
+        return _Arm(name, slice(first - int(index[0]), last - int(index[0])), slice(first, last))
 
     def _read_arm(self, arm: _Arm, rows: NDArray[np.int64]) -> tuple[NDArray, NDArray, NDArray[np.int32]]:
         """Read flux, ivar and mask of an arm, (m, W) each, for ascending rows."""
@@ -305,9 +305,10 @@ class CoaddIndex(NamedTuple):
             One value, or (m,).
         """
         ids = np.asarray(targetid, np.int64)
-        low = np.searchsorted(self.targetid, ids, side="left")
-        count = np.searchsorted(self.targetid, ids, side="right") - low
-        query, entry = expand_ranges(low, count)
+        unique, inverse = np.unique(ids, return_inverse=True)  # ascending keys: 10 times faster to search
+        low = np.searchsorted(self.targetid, unique, side="left")
+        count = np.searchsorted(self.targetid, unique, side="right") - low
+        query, entry = expand_ranges(low[inverse], count[inverse])
         file = self.file[entry]
         agrees = np.ones(len(query), bool)
         for wanted, have in ((survey, self.survey), (program, self.program)):

@@ -91,6 +91,8 @@ class FitsFile:
 
     def pixels(self, hdu: int | str, *section: slice) -> NDArray:
         """Return the pixels of an image HDU, or the section of them that one slice an axis cuts out."""
+        if not self.shape(hdu):
+            raise DataError(f"{self.path}: HDU {hdu} holds no pixels, expected an image")
         with self._reading(f"the pixels of HDU {hdu}"):
             return _native(self._hdu(hdu)[section] if section else self._hdu(hdu).read())
 

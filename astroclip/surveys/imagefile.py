@@ -106,17 +106,24 @@ def world_to_pixels(
 class ImageReader:
     """An image open for reading sections of its pixels; a context manager.
 
+    Parameters
+    ----------
+    path
+        The file; for a brick, that of any band.
+    layout
+        What `find_layout` found in it, if that is known already.
+
     Raises
     ------
     DataError
         If a file is cut short, lacks a band, or holds no image in nanomaggies.
     """
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, layout: Layout | None = None) -> None:
         self.path = Path(path)
         self._files: dict[Path, FitsFile] = {self.path: FitsFile(self.path)}
         try:
-            self.layout = find_layout(self._files[self.path])
+            self.layout = layout or find_layout(self._files[self.path])
             for plane in (*self.layout.image, *(self.layout.invvar or ())):
                 if plane.path not in self._files:
                     self._files[plane.path] = FitsFile(plane.path)
@@ -266,7 +273,7 @@ def _celestial_wcs(header: dict[str, Any], path: Path) -> WCS | None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FITSFixedWarning)  # old spellings, all repaired by astropy
         try:
-            wcs = WCS(Header(cards), naxis=2).celestial
+            wcs = WCS(Header(cards), naxis=2)
         except ValueError as error:
             raise DataError(
                 f"{path}: unusable WCS ({str(error).splitlines()[-1]}). Repair its header"

@@ -247,7 +247,7 @@ class ImageFolder:
     def _open(self, i: int) -> ImageReader:
         if self._reader is None or self._reader.path != self.files[i]:
             self.close()
-            self._reader = ImageReader(self.files[i])
+            self._reader = ImageReader(self.files[i], self._layouts[i])
         return self._reader
 
     def _probe(self, path: Path) -> Layout | None:

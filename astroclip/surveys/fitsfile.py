@@ -10,7 +10,6 @@ from typing import Any, Self
 
 import fitsio
 import numpy as np
-from astropy.io import fits
 from numpy.typing import NDArray
 
 from astroclip.errors import DataError
@@ -124,6 +123,8 @@ class FitsFile:
     def _column(self, hdu: int | str, name: str, header: dict[str, Any], present: list[str]) -> NDArray:
         if header.get(f"TSCAL{present.index(name) + 1}", 1) != 1:
             # fitsio 1.4.2 rounds scaled integers, and spoils the columns that are read beside one
+            from astropy.io import fits  # rarely needed, and slow to import
+
             return np.asarray(fits.getdata(self.path, hdu)[name]).astype(np.float64)
         values = self._hdu(hdu)[name].read()
         return np.char.strip(values.astype(str)) if values.dtype.kind in "SU" else _native(values)

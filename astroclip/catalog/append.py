@@ -124,7 +124,6 @@ class Appender:
             part.restart()
             part.copy(self._catalog.file, 0, self._catalog.table.start)
             part.write(header)
-            self._note()
         except BaseException:
             part.remove()
             raise

@@ -235,7 +235,7 @@ def column_cards(spec: ColumnSpec, number: int, null: int | None = None) -> list
     dtype = np.dtype(spec.dtype)
     cards = [Card(f"TTYPE{number}", spec.name, spec.comment), Card(f"TFORM{number}", form_of(spec))]
     text = dtype.kind in "US"
-    if len(spec.shape) > 1 or (text and spec.shape):
+    if len(spec.shape) > 1 or spec.shape == (1,) or (text and spec.shape):
         sizes = [*([string_width(dtype)] if text else []), *reversed(spec.shape)]
         cards.append(Card(f"TDIM{number}", f"({','.join(map(str, sizes))})"))
     if spec.unit:

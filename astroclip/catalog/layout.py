@@ -69,6 +69,9 @@ def lay_out(
     names = [spec.name.upper() for spec in columns]
     if len(set(names)) < len(names):
         raise UsageError(f"columns {', '.join(spec.name for spec in columns)}: a name is there twice")
+    total = catalog.table.integer("TFIELDS") + sum(catalog.find(name) is None for name in names)
+    if total > MAX_COLUMNS:
+        raise DataError(f"{catalog.name}: would have {total} columns, FITS allows {MAX_COLUMNS}")
     header = list(catalog.table.cards)
     offsets, width, number = [], catalog.row_width, catalog.table.integer("TFIELDS")
     for spec in columns:
@@ -83,8 +86,6 @@ def lay_out(
             offsets.append(width)
             width += stored_dtype(spec).itemsize
             header += [card.encode() for card in column_cards(spec, number)]
-    if number > MAX_COLUMNS:
-        raise DataError(f"{catalog.name}: would have {number} columns, FITS allows {MAX_COLUMNS}")
     row = np.dtype(
         {
             "names": ["input", *map(field_of, columns)],

@@ -68,7 +68,7 @@ class Archive:
         if any(name.startswith((f"{self.root}code/", f"{self.root}constants.pkl")) for name in self.entries):
             self.refuse("a TorchScript program, not a checkpoint; ask its owner for the state_dict")
         if sum(entry.file_size for entry in self.entries.values()) > len(self.bytes):
-            self.refuse("its entries are larger than the file: damaged, or made to overlap")
+            self.refuse("its entries are larger than the file: compressed, damaged, or made to overlap")
         byteorder = self.read("byteorder") if f"{self.root}byteorder" in self.entries else b"little"
         if byteorder != sys.byteorder.encode():
             self.refuse(f"written in {byteorder[:8]!r} byte order, this machine's is {sys.byteorder!r}")

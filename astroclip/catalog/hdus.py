@@ -24,11 +24,11 @@ class Hdu:
     """One header-and-data unit: its raw cards and where its bytes lie.
 
     `start`, `data` and `end` are byte offsets of the header, of the data and of the next HDU; `size` is the
-    number of data bytes without the padding.
+    number of data bytes without the padding; `file` is what the file is called in an error.
     """
 
-    def __init__(self, index: int, start: int, cards: list[bytes], data: int) -> None:
-        self.index, self.start, self.cards, self.data = index, start, cards, data
+    def __init__(self, file: str, index: int, start: int, cards: list[bytes], data: int) -> None:
+        self.file, self.index, self.start, self.cards, self.data = file, index, start, cards, data
 
     @cached_property
     def header(self) -> fits.Header:
@@ -53,6 +53,8 @@ class Hdu:
         groups = self.header.get("GROUPS", False) is True and bool(axes) and axes[0] == 0
         if not axes:
             return 0
+        if min(axes) < 0:
+            raise DataError(f"{self.file}: {self} has an axis of negative length, NAXISn = {axes}")
         pixels = int(np.prod(axes[1:] if groups else axes, dtype=object))
         each = abs(self.integer("BITPIX")) // 8 * self.integer("GCOUNT", 1)
         return each * (self.integer("PCOUNT", 0) + pixels)
@@ -69,7 +71,7 @@ class Hdu:
         except fits.VerifyError:
             value = None
         if isinstance(value, bool) or not isinstance(value, int):
-            raise DataError(f"HDU {self.index}: card {key} holds {value!r}, expected an integer")
+            raise DataError(f"{self.file}: {self}: card {key} holds {value!r}, expected an integer")
         return value
 
     def __str__(self) -> str:
@@ -114,8 +116,8 @@ def scan_hdus(file: BinaryIO, name: str) -> list[Hdu]:
         cards = read_cards(file)
         if cards is None:
             raise DataError(f"{name}: cut short in the header of HDU {len(hdus)}. Copy the file again")
-        hdu = Hdu(len(hdus), start, cards, file.tell())
-        if hdu.size < 0 or hdu.end > file_size:
+        hdu = Hdu(name, len(hdus), start, cards, file.tell())
+        if hdu.end > file_size:
             raise DataError(
                 f"{name}: cut short, {hdu.end - file_size} bytes of {hdu} are missing "
                 f"(its header promises {hdu.end}, the file has {file_size}). Copy the file again"

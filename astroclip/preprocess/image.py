@@ -81,7 +81,7 @@ def to_rgb(images: ArrayLike | Tensor) -> Tensor:
     images = as_float32(images)
     if images.ndim < 3 or images.shape[-3] != 3:
         raise DataError(f"images of shape {tuple(images.shape)}: expected (..., 3, H, W), bands g, r, z")
-    batch = images.reshape(-1, *images.shape[-3:])
+    batch = images.flatten(0, -4) if images.ndim > 3 else images[None]
     rgb = _empty_like(batch)
     for start in range(0, len(batch), _BLOCK):
         _stretch(batch[start : start + _BLOCK], rgb[start : start + _BLOCK])

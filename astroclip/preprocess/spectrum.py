@@ -150,7 +150,8 @@ def resample_to_desi(
     """
     flux = as_float32(flux)
     ivar = torch.ones_like(flux) if ivar is None else as_float32(ivar)
-    mask = None if mask is None else torch.as_tensor(mask, device=flux.device)
+    if mask is not None and not isinstance(mask, Tensor):
+        mask = torch.from_numpy(np.asarray(mask) != 0).to(flux.device)
     for name, values in (("flux", flux), ("ivar", ivar), ("mask", mask)):
         if values is not None and (values.ndim != 2 or values.shape != flux.shape):
             raise DataError(f"{name} of shape {tuple(values.shape)}: expected (N, S), the same for all")

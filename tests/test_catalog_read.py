@@ -63,14 +63,9 @@ def test_variable_length(trap: Path) -> None:
             np.testing.assert_array_equal(values[name][row], np.frombuffer(heap, dtype, length, offset))
 
 
-def test_variable_length_of_every_kind(tmp_path: Path) -> None:
-    lists = {
-        "L": [np.array([True, False]), np.array([], bool)],
-        "X": [np.array([1, 0, 1], np.uint8), np.array([], np.uint8)],
-        "A": ["some text", ""],
-        "M": [np.array([1 + 2j]), np.array([], complex)],
-    }
-    columns = [fits.Column(k, f"P{k}()", array=np.array(v, object)) for k, v in lists.items() if k in "AM"]
+def test_variable_length_texts_and_complex_numbers(tmp_path: Path) -> None:
+    lists = {"A": ["some text", ""], "M": [np.array([1 + 2j]), np.array([], complex)]}
+    columns = [fits.Column(k, f"P{k}()", array=np.array(v, object)) for k, v in lists.items()]
     fits.BinTableHDU.from_columns(columns).writeto(tmp_path / "lists.fits")
     values = read(tmp_path / "lists.fits")
     assert values["A"].tolist() == ["some text", ""]

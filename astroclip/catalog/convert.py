@@ -125,7 +125,7 @@ def _unzipping(name: str) -> Iterator[None]:
 
 
 def _gunzip(source: Path, name: str, target: Path) -> None:
-    with _unzipping(name), gzip.open(source) as packed, writing(str(target)), target.open("wb") as plain:
+    with writing(name), target.open("wb") as plain, _unzipping(name), gzip.open(source) as packed:
         shutil.copyfileobj(packed, plain, _COPIED_BYTES)
 
 
@@ -138,7 +138,7 @@ def _funpack(source: Path, name: str, target: Path) -> None:
             "Install CFITSIO's programs (Debian: libcfitsio-bin; conda: cfitsio), or unpack it yourself"
         )
     # CFITSIO reads brackets, + and ! in a file name as commands: give it plain names in a folder of its own
-    with writing(str(target)), tempfile.TemporaryDirectory(dir=target.parent, prefix=".funpack-") as folder:
+    with writing(name), tempfile.TemporaryDirectory(dir=target.parent, prefix=".funpack-") as folder:
         Path(folder, "table.fits.fz").symlink_to(source.resolve())
         command = [program, "-O", "table.fits", "table.fits.fz"]
         done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)  # noqa: S603 - fixed names, no shell

@@ -50,7 +50,7 @@ def _type(column: Column) -> pa.DataType:
         value = pa.bool_() if column.letter in "LX" else pa.from_numpy_dtype(element_dtype(column))
     if column.descriptor:
         return value if column.letter == "A" else pa.list_(value)
-    return pa.list_(value, prod(column.shape)) if column.shape else value
+    return pa.list_(value, prod(column.shape) or -1) if column.shape else value  # no list of size 0
 
 
 def _field(column: Column) -> pa.Field:
@@ -64,6 +64,8 @@ def _field(column: Column) -> pa.Field:
 def _array(values: NDArray[Any], column: Column) -> pa.Array:
     if column.descriptor:
         return pa.array([value.item() if column.letter == "A" else value for value in values], _type(column))
+    if values.size == 0:
+        return pa.array([[]] * len(values), _type(column))
     flat = pa.array(values.reshape(-1).astype(object) if column.letter == "A" else values.reshape(-1))
     if column.null is not None and not column.scaled:
         flat = pc.if_else(pa.array(values.reshape(-1) != np.array(column.null, values.dtype)), flat, None)

@@ -40,6 +40,7 @@ class TableColumn:
     comment: str = ""
     lists: bool = False  # of varying length by type: the first pass finds the one length they must have
     missing: bool = False
+    filled: bool = False  # has a value
     longest: int = 1  # bytes of the longest text
     csv_types: list[str] = field(default_factory=list)  # that fit all values so far; empty if not CSV
 
@@ -87,7 +88,7 @@ class Table:
                     self._survey(column, array)
         for column in self.columns:
             if column.csv_types:
-                column.dtype = column.csv_types[0] if column.csv_types[0] != "text" else "str"
+                column.dtype = column.csv_types[0] if column.filled else "float64"
 
     def stored_batches(self) -> Iterator[list[NDArray[Any]]]:
         """Yield blocks of rows: one array a column, as FITS stores it."""
@@ -134,7 +135,7 @@ class Table:
     def _csv_columns(self) -> list[TableColumn]:
         with pa.csv.open_csv(self.path) as reader:
             names = reader.schema.names
-        return [TableColumn(name, "str", csv_types=[*_CSV_TYPES, "text"]) for name in names]
+        return [TableColumn(name, "str", csv_types=[*_CSV_TYPES, "str"]) for name in names]
 
     def _batches(self) -> Iterator[pa.RecordBatch]:
         if not self.is_csv:
@@ -158,7 +159,8 @@ class Table:
         if column.csv_types:
             values = _csv_values(array)
             column.missing |= values.null_count > 0
-            column.csv_types = [kind for kind in column.csv_types if kind == "text" or _fits(values, kind)]
+            column.filled |= values.null_count < len(values)
+            column.csv_types = [kind for kind in column.csv_types if kind == "str" or _fits(values, kind)]
         elif column.lists and (lengths := pc.unique(pc.list_value_length(array).drop_null()).to_pylist()):
             if len(lengths) > 1 or column.shape not in ((), (lengths[0],)):
                 raise DataError(
@@ -180,8 +182,8 @@ class Table:
             return self._text(pc.fill_null(array, ""), column)
         if self.is_csv:
             array = _csv_values(array).cast(_CSV_TYPES[column.dtype])
-        there = pc.is_valid(array).to_numpy(zero_copy_only=False)
         inner = _innermost(array)
+        there = pc.is_valid(array).to_numpy(zero_copy_only=False) | (inner is array)  # rows that inner has
         missing = np.ones((len(array), *column.shape), bool)
         missing[there] = pc.is_null(inner).to_numpy(zero_copy_only=False).reshape(-1, *column.shape)
         zero = pa.scalar(False if pa.types.is_boolean(inner.type) else 0, inner.type)

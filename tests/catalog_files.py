@@ -12,6 +12,7 @@ import pytest
 from astropy.io import fits
 from numpy.typing import NDArray
 
+from astroclip.catalog import append_columns, open_catalog
 from astroclip.schema import ColumnSpec
 
 # name, TFORM, type as stored, further cards
@@ -170,3 +171,24 @@ def parts_of(path: Path, hdu: int) -> tuple[list[str], NDArray[np.uint8], bytes,
     rows = np.frombuffer(data, np.uint8, width * nrows).reshape(nrows, width)
     others = [raw[i["hdrLoc"] : i["datLoc"] + i["datSpan"]] for n, i in enumerate(info) if n != hdu]
     return cards[: cards.index("END".ljust(80))], rows, data[rows.size : rows.size + after], others
+
+
+def append_all(source: Path, output: Path, block: int = 5, **kwargs: Any) -> dict[str, NDArray[Any]]:
+    """Add the simple columns to a catalogue, block by block, and return their values."""
+    with open_catalog(source, scratch=output.parent) as catalog:
+        columns, values = simple_columns(catalog.nrows)
+        with append_columns(catalog, output, columns, **kwargs) as appender:
+            for at in range(0, catalog.nrows, block):
+                appender.write({name: value[at : at + block] for name, value in values.items()})
+    return values
+
+
+def read_all(path: Path) -> dict[str, NDArray[Any]]:
+    """Read all columns of a catalogue."""
+    with open_catalog(path) as catalog:
+        return catalog.read(catalog.columns)
+
+
+def names_in(folder: Path) -> list[str]:
+    """Return the names of a folder's files, sorted."""
+    return sorted(path.name for path in folder.iterdir())

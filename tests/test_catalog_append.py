@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from astropy.io import fits
 from astropy.table import Table
-from catalog_files import CHANGED, fitsverify, need, parts_of, simple_columns, write_trap
+from catalog_files import CHANGED, append_all, fitsverify, need, parts_of, simple_columns, write_trap
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -20,16 +20,6 @@ from astroclip.catalog import append_columns, open_catalog
 from astroclip.catalog.hdus import Checksum
 from astroclip.errors import DataError, UsageError
 from astroclip.schema import ColumnSpec
-
-
-def append_all(source: Path, output: Path, block: int = 5, **kwargs: Any) -> dict[str, NDArray[Any]]:
-    """Add the simple columns to a catalogue, block by block, and return their values."""
-    with open_catalog(source, scratch=output.parent) as catalog:
-        columns, values = simple_columns(catalog.nrows)
-        with append_columns(catalog, output, columns, **kwargs) as appender:
-            for at in range(0, catalog.nrows, block):
-                appender.write({name: value[at : at + block] for name, value in values.items()})
-    return values
 
 
 def check_values(path: Path, values: dict[str, NDArray[Any]], hdu: int | str = "ZCATALOG") -> None:

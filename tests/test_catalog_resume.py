@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from catalog_files import fitsverify, parts_of, simple_columns, write_trap
+from catalog_files import fitsverify, names_in, parts_of, simple_columns, write_trap
 
 from astroclip.catalog import Appender, append, append_columns, merge_shards, open_catalog
 from astroclip.errors import AstroclipError, DataError, UsageError
@@ -55,10 +55,6 @@ def interrupt(source: Path, output: Path, **kwargs: Any) -> None:
     with pytest.raises(Interruption), opened(source, output, **kwargs) as (appender, values):  # noqa: PT012
         write_to(appender, values, 9)
         raise Interruption
-
-
-def names_in(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.iterdir())
 
 
 @pytest.fixture

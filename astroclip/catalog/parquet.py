@@ -14,6 +14,7 @@ from astroclip.catalog.columns import Column, element_dtype
 from astroclip.catalog.table import Catalog
 from astroclip.errors import DataError
 
+SHAPE_KEY = "astroclip_shape"  # metadata: the shape of a row of more than one dimension
 _GROUP_BYTES = 64 << 20  # of a row group
 
 
@@ -55,7 +56,7 @@ def _type(column: Column) -> pa.DataType:
 
 def _field(column: Column) -> pa.Field:
     shape = ",".join(map(str, column.shape)) if len(column.shape) > 1 else ""
-    metadata = {"unit": column.unit, "comment": column.comment, "shape": shape}
+    metadata = {"unit": column.unit, "comment": column.comment, SHAPE_KEY: shape}
     return pa.field(
         column.name, _type(column), metadata={key: text for key, text in metadata.items() if text}
     )

@@ -41,6 +41,12 @@ class Catalog:
         In the table's order, with the names as written there.
     header : astropy.io.fits.Header
         The table's cards, for looking up values.
+    hdus : list of Hdu
+        All HDUs of the file, `table` being the one that is read.
+    file : BufferedReader
+        The open file; read from it by `os.pread` only, threads share it.
+    row_width : int
+        Bytes in a row.
     keep_scratch : bool
         Set while an output is unfinished: a converted copy then stays for the resumed run.
     """

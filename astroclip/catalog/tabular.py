@@ -6,6 +6,7 @@ have missing values, the lengths of lists, and for CSV the types. Both passes st
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from astroclip.catalog.columns import to_stored
+from astroclip.catalog.parquet import SHAPE_KEY
 from astroclip.errors import DataError
 from astroclip.schema import ColumnSpec
 
@@ -105,7 +107,7 @@ class Table:
 
     def _parquet_column(self, arrow: pa.Field) -> TableColumn:
         """Describe one Parquet column; its metadata may hold unit, comment and shape (`write_parquet`)."""
-        known = {key.decode(): text.decode() for key, text in (arrow.metadata or {}).items()}
+        known = {key.decode(): text.decode(errors="replace") for key, text in (arrow.metadata or {}).items()}
         kind, sizes = arrow.type, []
         lists = pa.types.is_list(kind) or pa.types.is_large_list(kind)
         while pa.types.is_fixed_size_list(kind):
@@ -122,11 +124,12 @@ class Table:
                 f"{self.name}: column '{arrow.name}' is {arrow.type}, which a FITS table cannot hold. Drop it"
             )
         dtype = "str" if text else np.dtype(kind.to_pandas_dtype()).name
-        shape = tuple(int(size) for size in known["shape"].split(",")) if "shape" in known else tuple(sizes)
+        if SHAPE_KEY in known:
+            sizes = [int(size) for size in known[SHAPE_KEY].split(",")]
         return TableColumn(
             arrow.name,
             "float32" if dtype == "float16" else dtype,
-            shape,
+            tuple(sizes),
             known.get("unit", ""),
             known.get("comment", ""),
             lists=lists,
@@ -184,6 +187,8 @@ class Table:
             array = _csv_values(array).cast(_CSV_TYPES[column.dtype])
         inner = _innermost(array)
         there = pc.is_valid(array).to_numpy(zero_copy_only=False) | (inner is array)  # rows that inner has
+        if len(inner) != there.sum() * prod(column.shape):
+            raise DataError(f"{self.name}: column '{column.name}' has lists that are missing within lists")
         missing = np.ones((len(array), *column.shape), bool)
         missing[there] = pc.is_null(inner).to_numpy(zero_copy_only=False).reshape(-1, *column.shape)
         zero = pa.scalar(False if pa.types.is_boolean(inner.type) else 0, inner.type)

@@ -43,8 +43,12 @@ def pull(
     offline: Annotated[bool, typer.Option(help="Use what was fetched before.")] = False,
 ) -> None:
     """Fetch a model from the Hugging Face hub; a published pickle is converted without executing it."""
+    from huggingface_hub.utils.tqdm import disable_progress_bars
+
     from astroclip.models.hub import pull_model
 
+    if out.quiet or out.json:
+        disable_progress_bars()
     out.result({"model": name, "path": pull_model(name, offline=offline)})
 
 

@@ -202,6 +202,7 @@ def test_a_called_global_is_not_a_rule(tmp_path):
         (b"\x80\2X\2\0\0\0\xff\xff.", "damaged pickle"),
         (b"\x80\2cos\nmkdir\n(K\1tR" + b"X", "damaged pickle"),
         (b"\x80\2S'\\d'\n.", "not allowed"),
+        (b"\x80\2cos\nmkdir", "without its name"),
         (b"\x80\2NQ.", "persistent id"),
         (b"\x80\2P0\n.", "not allowed"),
         (b"\x80\2" + TENSOR + b")R.", "without its shape"),
@@ -223,6 +224,11 @@ def test_hashing_nested_tuples_is_refused_and_deep_nesting_survives(tmp_path):
     assert isinstance(read_checkpoint(write_zip(tmp_path / "deep.ckpt", deep)), list)
     objects = b"\x80\2" + b"cx\ny\n" * 50_000 + b"b" * 49_999 + b"."
     assert isinstance(read_checkpoint(write_zip(tmp_path / "deep.ckpt", objects)), Placeholder)
+
+
+def test_names_of_globals_are_taken_as_they_are(tmp_path):
+    found = read_checkpoint(write_zip(tmp_path / "x.ckpt", b"\x80\2c\\K\\x41\nb\xc3\xa9 c\n."))
+    assert (found.module, found.name) == ("\\K\\x41", "bé c")
 
 
 # --- anything at all -------------------------------------------------------------------------------------

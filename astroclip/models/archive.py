@@ -87,7 +87,7 @@ class Archive:
         if entry.compress_type != zipfile.ZIP_STORED or entry.flag_bits & 1:
             self.refuse(f"the entry '{entry.filename}' is compressed or encrypted; torch.save does neither")
         header = self.bytes[entry.header_offset : entry.header_offset + 30]
-        if len(header) < 30 or header[:4] != b"PK\3\4":
+        if entry.header_offset < 0 or len(header) < 30 or header[:4] != b"PK\3\4":
             self.refuse(f"the entry '{entry.filename}' is truncated or damaged; download the file again")
         start = entry.header_offset + 30 + sum(struct.unpack("<HH", header[26:30]))  # name, extra field
         stop = start + entry.file_size

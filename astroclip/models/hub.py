@@ -124,17 +124,15 @@ def find_model(name_or_dir: str | Path) -> Path:
     directory = Path(name_or_dir)
     if is_model_directory(directory):
         return directory
-    if directory.is_dir():
-        lacking = " and ".join(name for name in (WEIGHTS, CONFIG) if not (directory / name).is_file())
-        raise CheckpointError(f"{directory}: no model directory, it lacks {lacking}")
-    if directory.is_file():
-        raise CheckpointError(
-            f"{directory}: a file; convert it first: astroclip models convert {directory} -o DIR"
-        )
     parsed = _parse(str(name_or_dir))
     found = _find_pulled(_default_cache(), *parsed) if parsed else None
     if found is not None:
         return found
+    if directory.is_dir() and str(name_or_dir) not in KNOWN:
+        lacking = " and ".join(name for name in (WEIGHTS, CONFIG) if not (directory / name).is_file())
+        raise CheckpointError(f"{directory}: no model directory, it lacks {lacking}")
+    if directory.is_file():
+        raise CheckpointError(f"{directory}: a file; convert it: astroclip models convert {directory} -o DIR")
     here = ", ".join(path.name for path in _pulled(_default_cache())) or "none"
     raise CheckpointError(
         f"no model '{name_or_dir}': neither a model directory nor one that was pulled (here: {here}). "

@@ -17,7 +17,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 
@@ -111,16 +111,16 @@ class _Machine:
         """Follow the instructions of `pickle` and return what it describes."""
         stream = io.BytesIO(pickle)
         while True:
-            opcode = _OPCODES.get(stream.read(1))
-            if opcode is None:
+            name, read_argument = _OPCODES.get(stream.read(1), (None, None))
+            if name is None:
                 self.archive.refuse(f"the pickle instruction at byte {stream.tell() - 1} is not allowed")
             try:
-                argument = opcode.arg.reader(stream) if opcode.arg else None
+                argument = read_argument(stream) if read_argument else None
             except (ValueError, struct.error) as error:
                 self.archive.refuse(f"damaged pickle at byte {stream.tell()} ({error})")
-            if opcode.name == "STOP":
+            if name == "STOP":
                 return self.pop()
-            _STEPS[opcode.name](self, argument)
+            _STEPS[name](self, argument)
 
     def damaged(self, what: str) -> Any:
         """Raise: the instructions do not fit together."""
@@ -281,11 +281,25 @@ _STEPS: dict[str, Callable[[_Machine, Any], object]] = {
     "APPEND": lambda m, _: m.append([m.pop()]),
     "APPENDS": lambda m, _: m.append(m.pop_to_mark()),
     "ADDITEMS": lambda m, _: m.add(m.pop_to_mark()),
-    "GLOBAL": lambda m, name: m.global_(*name.split(" ", 1)),
+    "GLOBAL": lambda m, names: m.global_(*names),
     "STACK_GLOBAL": lambda m, _: m.global_(*[m.pop(), m.pop()][::-1]),
     "REDUCE": lambda m, _: m.call(m.pop(), m.pop()),
     "NEWOBJ": lambda m, _: m.call(m.pop(), m.pop()),
     "BUILD": lambda m, _: m.build(m.pop()),
     "BINPERSID": lambda m, _: m.persistent(m.pop()),
 }
-_OPCODES = {op.code.encode("latin-1"): op for op in pickletools.opcodes if op.name in _STEPS}
+
+
+def _read_names(stream: BinaryIO) -> list[str]:
+    """Read the two lines of GLOBAL; the reader of pickletools would interpret backslashes in them."""
+    lines = [stream.readline(), stream.readline()]
+    if not lines[1].endswith(b"\n"):
+        raise ValueError("a global without its name")
+    return [line[:-1].decode("utf-8") for line in lines]
+
+
+_OPCODES = {
+    op.code.encode("latin-1"): (op.name, _read_names if op.name == "GLOBAL" else op.arg and op.arg.reader)
+    for op in pickletools.opcodes
+    if op.name in _STEPS
+}

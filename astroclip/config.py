@@ -61,7 +61,8 @@ class SpectrumEncoderConfig(Settings):
         _divides(self.num_heads, self.embed_dim, "embed_dim", "num_heads")
         if self.section_overlap >= self.section_length:
             raise ValueError(
-                f"section_overlap {self.section_overlap} must be smaller than section_length {self.section_length}"
+                f"section_overlap {self.section_overlap} is not smaller than section_length "
+                f"{self.section_length}"
             )
         return self
 
@@ -177,9 +178,10 @@ def read_model_config(source: str | Path, overrides: list[str] | None = None) ->
     """Read a model configuration: a preset's name (``paper``, ``mini``) or a YAML file."""
     path = Path(source)
     if not path.suffix:
-        preset = resources.files("astroclip.configs") / "models" / f"{source}.yaml"
+        presets = resources.files("astroclip.configs") / "models"
+        preset = presets / f"{source}.yaml"
         if not preset.is_file():
-            known = sorted(p.name.removesuffix(".yaml") for p in preset.parent.iterdir())
+            known = sorted(p.name.removesuffix(".yaml") for p in presets.iterdir())
             raise ConfigError(f"no model preset '{source}'; known: {', '.join(known)}, or give a .yaml file")
         path = Path(str(preset))
     return make_settings(ModelConfig, apply_overrides(read_yaml(path), overrides or []), str(source))

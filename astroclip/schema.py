@@ -26,7 +26,7 @@ WAVE_UNIT = "Angstrom"
 
 def desi_wave() -> NDArray[np.float64]:
     """Return the wavelength grid of a combined DESI spectrum: (7781,), Å, vacuum, 3600.0 to 9824.0."""
-    return WAVE_MIN + WAVE_STEP * np.arange(N_WAVE)
+    return WAVE_MIN + WAVE_STEP * np.arange(N_WAVE, dtype=np.float64)
 
 
 # --- column names ----------------------------------------------------------------------------------------
@@ -45,6 +45,8 @@ DEC_NAMES = (
     "DEC_DEG",
     "DECDEG",
 )
+# a spectroscopic redshift; bare Z last: in photometric tables it is a magnitude
+REDSHIFT_NAMES = ("REDSHIFT", "Z_SPEC", "ZSPEC", "SPEC_Z", "Z_HP", "Z")
 
 IMAGE_EMBEDDING = "IMAGE_EMBEDDING"
 SPECTRUM_EMBEDDING = "SPECTRUM_EMBEDDING"

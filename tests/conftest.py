@@ -31,3 +31,22 @@ def survey_data() -> Path:
 @pytest.fixture
 def rng() -> np.random.Generator:
     return np.random.default_rng(20240607)
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model directory of both modalities, small enough to run in milliseconds; random weights."""
+    from astroclip.config import ModelConfig, make_settings
+    from astroclip.models.checkpoint import save_model
+    from astroclip.models.clip import build_model
+
+    sizes = {
+        "name": "tiny",
+        "image": {"embed_dim": 24, "depth": 2, "num_heads": 2},
+        "spectrum": {"embed_dim": 16, "num_layers": 1, "num_heads": 2},
+        "head": {"embed_dim": 32, "num_heads": 2},
+    }
+    config = make_settings(ModelConfig, sizes, "conftest")
+    directory = tmp_path_factory.mktemp("models") / "tiny"
+    save_model(build_model(config, seed=1), config, directory)
+    return directory

@@ -1,0 +1,68 @@
+"""The `astroclip` program: its global options, its verbs, and the way from an error to an exit code."""
+
+import logging
+import sys
+from typing import Annotated
+
+import typer
+
+from astroclip import __version__
+from astroclip.errors import AstroclipError
+
+from . import embed, models, predict
+from .output import output
+
+app = typer.Typer(
+    name="astroclip",
+    help="Galaxies in one embedding space: images and spectra to embeddings, redshifts and look-alikes.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command("embed")(embed.embed)
+app.add_typer(predict.app, name="predict", help="Estimate redshifts from embeddings (or any vector column).")
+app.add_typer(models.app, name="models", help="List, make, fetch, convert and describe models.")
+
+GLOBAL_FLAGS = ("-q", "--quiet", "-v", "--verbose", "--json")
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        sys.stdout.write(f"astroclip {__version__}\n")
+        raise typer.Exit
+
+
+@app.callback()
+def _global_options(
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")] = False,
+    verbose: Annotated[int, typer.Option("--verbose", "-v", count=True, help="Say more (-vv: debug).")] = 0,
+    json: Annotated[bool, typer.Option("--json", help="Print results as JSON.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", callback=_print_version, is_eager=True)
+    ] = False,
+) -> None:
+    output.quiet, output.verbose, output.json = quiet, verbose, json
+    level = (logging.WARNING, logging.INFO, logging.DEBUG)[min(verbose, 2)]
+    logging.basicConfig(level=logging.ERROR if quiet else level, format="%(name)s: %(message)s", force=True)
+
+
+def _hoist(argv: list[str]) -> list[str]:
+    """Move the global flags to the front, so that they work before and after the verb."""
+    cut = argv.index("--") if "--" in argv else len(argv)
+    front = [a for a in argv[:cut] if a in GLOBAL_FLAGS]
+    return front + [a for a in argv[:cut] if a not in GLOBAL_FLAGS] + argv[cut:]
+
+
+def main() -> None:
+    """Run the program and exit: 0 ok, 1 bug, 2 usage, 3 data, 4 config, 5 checkpoint, 130 interrupted."""
+    try:
+        app(_hoist(sys.argv[1:]), prog_name="astroclip")
+    except AstroclipError as error:
+        output.error(str(error))
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

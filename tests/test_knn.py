@@ -1,0 +1,110 @@
+"""Neighbours and what their labels say, against scikit-learn and against plain NumPy."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.neighbors import KNeighborsRegressor
+from sklearn.preprocessing import StandardScaler
+
+from astroclip.errors import DataError
+from astroclip.predict import knn
+from astroclip.predict.knn import Neighbours, summarise, weigh
+
+
+def predict(train, labels, test, k: int, standardise: bool = True) -> np.ndarray:
+    distance, index = Neighbours(train, k, standardise).query(test)
+    return summarise(labels[index], weigh(distance)).mean
+
+
+def oracle(train: np.ndarray, labels: np.ndarray, test: np.ndarray, k: int) -> np.ndarray:
+    scaler = StandardScaler().fit(train)
+    model = KNeighborsRegressor(n_neighbors=k, weights="distance", algorithm="brute")
+    return model.fit(scaler.transform(train), labels).predict(scaler.transform(test))
+
+
+def test_equals_the_original(golden):
+    data = np.load(golden / "knn.npz")  # the original standardises before its regressor, not in it
+    ours = predict(data["X_train"], data["y_train"], data["X_test"], 64, standardise=False)
+    np.testing.assert_allclose(ours, data["pred"], rtol=0, atol=1e-5 * np.abs(data["pred"]).max())
+    for column in range(3):
+        ours = predict(
+            data["X_train"], data["y_train_multi"][:, column], data["X_test"], 64, standardise=False
+        )
+        theirs = data["pred_multi"][:, column]
+        np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-5 * np.abs(theirs).max())
+
+
+@settings(deadline=None, max_examples=30)
+@given(
+    rows=st.integers(1, 300),
+    width=st.integers(1, 40),
+    k=st.integers(1, 80),
+    offset=st.sampled_from([0.0, 100.0]),
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_equals_scikit_learn(rows, width, k, offset, seed):
+    rng = np.random.default_rng(seed)
+    train = (rng.normal(size=(rows, width)) * rng.uniform(0.1, 10, width) + offset).astype(np.float32)
+    test = (rng.normal(size=(7, width)) + offset).astype(np.float32)
+    labels = rng.normal(size=rows)
+    k = min(k, rows)
+    np.testing.assert_allclose(predict(train, labels, test, k), oracle(train, labels, test, k), atol=2e-4)
+
+
+def test_blocks_of_the_reference_do_not_matter(rng, monkeypatch):
+    train = rng.normal(size=(500, 6)).astype(np.float32)
+    test = rng.normal(size=(40, 6)).astype(np.float32)
+    whole = Neighbours(train, 20).query(test)
+    monkeypatch.setattr(knn, "REFERENCE_BLOCK", 37)
+    monkeypatch.setattr(knn, "RERANKED_BLOCK", 1000)
+    parts = Neighbours(train, 20).query(test)
+    np.testing.assert_allclose(parts[0], whole[0], rtol=1e-12)
+    np.testing.assert_array_equal(parts[1], whole[1])
+
+
+def test_a_row_of_the_reference_gets_its_own_label(rng):
+    train = rng.normal(size=(200, 8)).astype(np.float32)
+    labels = rng.normal(size=200)
+    np.testing.assert_array_equal(predict(train, labels, train, 64), labels)
+
+
+def test_constant_dimension_is_only_centred(rng):
+    train = rng.normal(size=(100, 3)).astype(np.float32)
+    train[:, 1] = 7
+    labels = rng.normal(size=100)
+    np.testing.assert_allclose(
+        predict(train, labels, train[:5] + 0.1, 10), oracle(train, labels, train[:5] + 0.1, 10), atol=1e-5
+    )
+
+
+def test_fewer_rows_than_neighbours_uses_all(rng):
+    train = rng.normal(size=(5, 3)).astype(np.float32)
+    neighbours = Neighbours(train, 64)
+    assert neighbours.k == 5
+    assert neighbours.query(train[:2])[1].shape == (2, 5)
+
+
+def test_no_query_and_no_reference(rng):
+    train = rng.normal(size=(5, 3)).astype(np.float32)
+    distance, index = Neighbours(train, 2).query(train[:0])
+    assert distance.shape == index.shape == (0, 2)
+    with pytest.raises(DataError, match="no row"):
+        Neighbours(train[:0], 2)
+
+
+def test_quantiles_of_equal_weights_are_the_sample_quantiles(rng):
+    labels = rng.normal(size=(3, 4001))
+    summary = summarise(labels, np.full(labels.shape, 1 / labels.shape[1]))
+    np.testing.assert_allclose(summary.quantiles["MEDIAN"], np.median(labels, 1), atol=1e-12)  # odd number
+    np.testing.assert_allclose(summary.quantiles["L68"], np.quantile(labels, 0.16, axis=1), atol=5e-3)
+    np.testing.assert_allclose(summary.std, labels.std(1), rtol=1e-12)
+    names = ["L95", "L68", "MEDIAN", "U68", "U95"]
+    assert np.all(np.diff([summary.quantiles[name] for name in names], axis=0) > 0)
+
+
+def test_a_heavy_neighbour_draws_every_quantile():
+    summary = summarise(np.array([[0.0, 1.0, 2.0]]), np.array([[0.01, 0.98, 0.01]]))
+    for name in ("L68", "MEDIAN", "U68"):
+        assert summary.quantiles[name][0] == 1
+    assert summary.mean[0] == pytest.approx(1)

@@ -20,7 +20,7 @@ LINES = {3728.5: 1.0, 4862.7: 0.4, 4960.3: 0.4, 5008.2: 1.2, 6564.6: 1.6}  # Å 
 
 
 def make_galaxies(n: int, seed: int) -> np.ndarray:
-    """Return a table of `n` toy galaxies with redshifts, 64 px images and DESI-like spectra."""
+    """Return a table of `n` toy galaxies with redshifts, 152 px images and DESI-like spectra."""
     rng = np.random.default_rng(seed)
     z = rng.uniform(0.02, 0.4, n)
     wave = desi_wave()
@@ -28,7 +28,7 @@ def make_galaxies(n: int, seed: int) -> np.ndarray:
     for rest, strength in LINES.items():
         flux += 10 * strength * np.exp(-0.5 * ((wave - rest * (1 + z[:, None])) / 3) ** 2)
     flux += rng.normal(0, 0.5, flux.shape)
-    y, x = np.mgrid[-32:32, -32:32]
+    y, x = np.mgrid[-76:76, -76:76]
     profile = np.exp(-np.hypot(x, y) / (1.5 / z[:, None, None]))
     colour = np.stack([np.exp(-3 * z), np.ones(n), 1 + z], axis=1)
     image = 0.5 * colour[:, :, None, None] * profile[:, None] + rng.normal(0, 0.01, (n, 3, 64, 64))
@@ -37,7 +37,7 @@ def make_galaxies(n: int, seed: int) -> np.ndarray:
         [
             ("TARGETID", "i8"),
             ("Z", "f8"),
-            ("IMAGE", "f4", (3, 64, 64)),
+            ("IMAGE", "f4", (3, 152, 152)),
             ("FLUX", "f4", 7781),
             ("IVAR", "f4", 7781),
         ],

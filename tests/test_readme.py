@@ -1,0 +1,51 @@
+"""The README's examples run as they stand."""
+
+import re
+import shlex
+from pathlib import Path
+
+import fitsio
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from astroclip.cli.main import app
+from astroclip.schema import EmbedFlag
+
+README = (Path(__file__).parents[1] / "README.md").read_text()
+
+
+def code_of(language: str) -> str:
+    return "\n".join(re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL))
+
+
+@pytest.fixture
+def folder(tmp_path, rng, monkeypatch) -> Path:
+    for name, rows in (("known", 6), ("galaxies", 3)):
+        columns = {
+            "TARGETID": np.arange(rows),
+            "Z": rng.uniform(0, 1, rows),
+            "IMAGE": rng.normal(0.1, 0.1, (rows, 3, 152, 152)).astype("f4"),
+            "FLUX": rng.normal(2, 1, (rows, 7781)).astype("f4"),
+            "IVAR": np.ones((rows, 7781), "f4"),
+        }
+        fitsio.write(tmp_path / f"{name}.fits", list(columns.values()), names=list(columns))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_examples_run(folder, capsys):
+    commands = [shlex.split(line)[1:] for line in code_of("sh").splitlines() if line.startswith("astroclip ")]
+    assert len(commands) == 4
+    for words in commands:
+        assert CliRunner().invoke(app, words, catch_exceptions=False).exit_code == 0
+    result = fitsio.read(folder / "galaxies-embedded-redshift.fits")
+    assert np.isfinite(result["Z_PRED_MEAN"]).all()
+    exec(compile(code_of("python"), "README.md", "exec"), {})
+    assert "torch.Size([3, 128]) torch.Size([3, 128])" in capsys.readouterr().out
+    assert (folder / "out.fits").exists()
+
+
+def test_every_flag_bit_is_explained():
+    for bit in EmbedFlag:
+        assert re.search(rf"^\|[^|]*\b{bit.value}\b[^|]*\|[^|]*\b{bit.name}\b", README, re.MULTILINE)

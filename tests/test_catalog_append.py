@@ -1,7 +1,9 @@
 """Adding columns keeps every byte of the rest, and what is written is what other programs read."""
 
+import hashlib
 import subprocess
 import textwrap
+from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from astroclip import __version__
 from astroclip.catalog import append_columns, open_catalog
 from astroclip.catalog.hdus import Checksum
 from astroclip.errors import DataError, UsageError
@@ -58,6 +61,19 @@ def test_all_else_is_kept_bit_for_bit(tmp_path: Path, checksums: bool) -> None:
     if checksums:
         assert fitsverify(source) == "OK"
         assert fitsverify(output) == "OK"
+
+
+def test_provenance(tmp_path: Path) -> None:
+    source = write_trap(tmp_path / "in.fits")
+    append_all(source, tmp_path / "out.fits", settings={"model": "mini"}, history=["by hand"])
+    header = fits.getheader(tmp_path / "out.fits", "ZCATALOG")
+    assert header["ACVERS"] == __version__
+    assert datetime.now(UTC) - datetime.fromisoformat(header["ACDATE"]) < timedelta(minutes=5)
+    history = " ".join(header["HISTORY"])
+    assert f"astroclip {__version__}: IMAGE_EMBEDDING, EMBED_FLAG" in history
+    assert "added to in.fits" in history
+    assert hashlib.sha256(source.read_bytes()).hexdigest() in history
+    assert history.endswith('settings: {"model": "mini"} by hand')
 
 
 def test_stilts_reads_the_result(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from catalog_files import fitsverify, names_in, parts_of, simple_columns, write_trap
 
-from astroclip.catalog import Appender, append, append_columns, merge_shards, open_catalog
+from astroclip.catalog import Appender, append_columns, merge_shards, open_catalog, provenance
 from astroclip.errors import AstroclipError, DataError, UsageError
 from astroclip.schema import ColumnSpec
 
@@ -33,6 +33,7 @@ def opened(source: Path, output: Path, **kwargs: Any) -> Iterator[tuple[Appender
     with open_catalog(source, scratch=output.parent) as catalog:
         columns, values = simple_columns(catalog.nrows)
         kwargs = {"columns": columns, "settings": SETTINGS} | kwargs
+        kwargs["cards"] = {"ACDATE": "2024-06-07T12:00:00"} | kwargs.get("cards", {})
         with append_columns(catalog, output, **kwargs) as appender:
             yield appender, values
 
@@ -175,7 +176,7 @@ def test_other_settings_are_refused(
 
 def test_another_version_is_refused(source: Path, output: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     interrupt(source, output)
-    monkeypatch.setattr(append, "__version__", "99.0")
+    monkeypatch.setattr(provenance, "__version__", "99.0")
     with pytest.raises(UsageError, match=r"program was 'astroclip .*', now 'astroclip 99.0'"):
         run(source, output, resume=True)
 

@@ -4,7 +4,6 @@ Input columns, cards, heap and other HDUs stay bit-equal. Only NAXIS1, TFIELDS, 
 the table change (NAXIS2 in a shard), and new cards are added at the end of its header.
 """
 
-import json
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,17 +15,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from astroclip import __version__
 from astroclip.catalog.columns import string_width, to_stored
-from astroclip.catalog.hdus import Card, join_cards, padded, read_cards, seal_header
+from astroclip.catalog.hdus import join_cards, padded, read_cards, seal_header
 from astroclip.catalog.layout import Layout, field_of, lay_out, shard_cards
 from astroclip.catalog.parquet import check_parquet_columns, write_parquet
 from astroclip.catalog.part import PARQUET_SUFFIX, Part, check_output, check_space, read_exactly
+from astroclip.catalog.provenance import check_same_run, describe_run, provenance_cards
 from astroclip.catalog.table import Catalog
 from astroclip.errors import DataError, UsageError
 from astroclip.schema import ColumnSpec
 
-JOURNAL_FORMAT = 1
 JOURNAL_SECONDS = 1.0  # between two entries of the journal
 _PIECE_BYTES = 4 << 20  # rows put together at a time
 
@@ -112,7 +110,7 @@ class Appender:
         part, width = self._part, self._row.itemsize
         earlier = part.read_journal() if resume and part.size else None
         if earlier:
-            _check_same_run(earlier, run, self._catalog.name, part.name)
+            check_same_run(earlier, run, self._catalog.name, part.name)
             rows_end = earlier["rows_at"] + earlier["done"] * width
             if part.size >= rows_end:
                 self.done, self._rows_at, self.resumed = earlier["done"], earlier["rows_at"], True
@@ -154,26 +152,6 @@ class Appender:
                 f"{self._catalog.name}: changed while it was read; nothing is finished. Start again"
             )
         publish(self._part, self._catalog.hdu)
-
-
-def _check_same_run(earlier: dict[str, Any], run: dict[str, Any], catalog: str, output: str) -> None:
-    """Refuse to continue a part that another catalogue, other settings or another program began."""
-    if earlier["input"]["sha256"] != run["input"]["sha256"]:
-        raise DataError(
-            f"{catalog}: is not the file that the part of {output} was begun with (its SHA-256 differs). "
-            "Start again without resume"
-        )
-    pairs = [
-        (key, earlier.get(key), run[key]) for key in ("format", "program", "hdu", "columns", "rows", "shard")
-    ]
-    old, new = earlier["settings"], run["settings"]
-    pairs += [(key, old.get(key), new.get(key)) for key in sorted(old.keys() | new.keys())]
-    differing = [f"{key} was {was!r}, now {now!r}" for key, was, now in pairs if was != now]
-    if differing:
-        raise UsageError(
-            f"{output}: its part was begun with other settings: {'; '.join(differing)}. "
-            "Resume with the same settings, or start again without resume"
-        )
 
 
 def close_table(part: Part, catalog: Catalog, rows_at: int) -> None:
@@ -233,7 +211,8 @@ def append_columns(
         The new columns, in order. One that exists already is an error; with `overwrite_columns` its values
         are replaced where they stand, if it is stored in the same type and shape.
     history : sequence of str
-        Provenance, as HISTORY cards of the table.
+        More provenance, as HISTORY cards of the table. Those of the program's version, the input's name and
+        SHA-256, and the settings are always written, and the cards ACVERS and ACDATE.
     cards : mapping of str to value or (value, comment)
         More cards of the table; one of the same name is replaced.
     settings : mapping
@@ -272,10 +251,9 @@ def append_columns(
     start, stop = rows or (0, catalog.nrows)
     if not 0 <= start <= stop <= catalog.nrows or (shard is None and stop - start < catalog.nrows):
         raise ValueError(f"rows {start} to {stop} of {catalog.nrows}, shard {shard}")
-    run = _describe_run(catalog, columns, settings or {}, rows=(start, stop), shard=shard)
-    new_cards = [Card(key, *(v if isinstance(v, tuple) else (v,))) for key, v in (cards or {}).items()]
+    run = describe_run(catalog, columns, settings or {}, rows=(start, stop), shard=shard)
+    new_cards = provenance_cards(run, cards or {}, history)
     new_cards += shard_cards(catalog, shard, start, run) if shard else []
-    new_cards += [Card("HISTORY", line) for line in history]
     layout = lay_out(catalog, columns, new_cards, (start, stop), overwrite_columns)
     check_space(target, name, layout.file_size(catalog))
     part = Part(target, name)
@@ -292,26 +270,3 @@ def append_columns(
         catalog.keep_scratch = False
     finally:
         part.close()
-
-
-def _describe_run(
-    catalog: Catalog,
-    columns: Sequence[ColumnSpec],
-    settings: Mapping[str, Any],
-    *,
-    rows: tuple[int, int],
-    shard: tuple[int, int] | None,
-) -> dict[str, Any]:
-    """Return what must be the same in a resumed run, in the types that JSON gives back."""
-    run = {
-        "format": JOURNAL_FORMAT,
-        "program": f"astroclip {__version__}",
-        "input": {"name": catalog.name, **catalog.fingerprint},
-        "hdu": catalog.hdu,
-        "columns": columns,
-        "rows": rows,
-        "shard": shard,
-        "settings": settings,
-    }
-    described: dict[str, Any] = json.loads(json.dumps(run))
-    return described

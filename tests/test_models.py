@@ -206,7 +206,7 @@ def test_cross_attention_against_numpy(width):
         weights = [w.numpy() for w in (inner.q_proj_weight, inner.k_proj_weight, inner.v_proj_weight)]
     biases = np.split(inner.in_proj_bias.numpy(), 3)
     tokens = draw(2, 7, width)
-    result, maps = attention(tokens, need_weights=True)
+    result, maps = attention(tokens)
     assert maps.shape == (2, 4, 7)
     for x, got, got_map in zip(tokens.numpy(), result, maps, strict=True):
         inputs = (attention.query[0].numpy(), x, x)
@@ -215,7 +215,12 @@ def test_cross_attention_against_numpy(width):
         expected = normalise(attention.layernorm, affine(inner.out_proj, gathered))[0]
         np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-4)
         np.testing.assert_allclose(got_map, expected_map[:, 0], rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(attention(tokens)[0], result)
+    query = attention.query.expand(2, 1, 20)
+    expected, expected_maps = inner(
+        *(x.transpose(0, 1) for x in (query, tokens, tokens)), average_attn_weights=False
+    )
+    torch.testing.assert_close(result, attention.layernorm(expected[0]), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(maps, expected_maps.squeeze(2), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize(("n", "width", "scale"), [(1, 4, 15.5), (2, 3, 1.0), (9, 5, 2.74)])

@@ -6,6 +6,8 @@ may have both encoders with their heads, or one encoder that stands alone and gi
 Shapes: B batch, H W pixels, S spectral pixels, P tokens, D width of the embedding.
 """
 
+import math
+from collections.abc import Iterable
 from typing import Generic, Literal, NamedTuple, TypeVar, overload
 
 import torch
@@ -40,20 +42,34 @@ class CrossAttention(nn.Module):
         super().__init__()
         D = config.embed_dim
         self.query = nn.Parameter(torch.empty(1, 1, D))
-        self.multihead_attn = nn.MultiheadAttention(
-            D, config.num_heads, kdim=width, vdim=width, batch_first=True
-        )
+        # holds the parameters under their published names; `forward` computes the same in fewer steps
+        self.multihead_attn = nn.MultiheadAttention(D, config.num_heads, kdim=width, vdim=width)
         self.layernorm = nn.LayerNorm(D)
         self.dropout = nn.Dropout(config.dropout)
 
-    def forward(self, tokens: Tensor, need_weights: bool = False) -> tuple[Tensor, Tensor | None]:
-        """Return the vectors (B, D) and, if `need_weights`, the attention maps (B, heads, P)."""
-        query = self.query.expand(len(tokens), -1, -1)
-        x, weights = self.multihead_attn(
-            query, tokens, tokens, need_weights=need_weights, average_attn_weights=False
-        )
-        x = self.layernorm(self.dropout(x))
-        return x.squeeze(1), None if weights is None else weights.squeeze(2)
+    def forward(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the vectors (B, D) and the attention maps (B, heads, P).
+
+        The query is the same for every galaxy, so the projections of keys and values are applied to it and
+        to what it gathers instead of to each token. A bias of the keys would add the same to all scores.
+        """
+        attention = self.multihead_attn
+        weights_q, weights_k, weights_v = self._projections()
+        bias_q, _, bias_v = attention.in_proj_bias.chunk(3)
+        query = F.linear(self.query[0], weights_q, bias_q).view(attention.num_heads, 1, -1)  # (heads, 1, d)
+        keys = weights_k.unflatten(0, (attention.num_heads, -1))  # (heads, d, width)
+        values = weights_v.unflatten(0, (attention.num_heads, -1))
+        probes = (query @ keys).squeeze(1) / math.sqrt(query.shape[-1])  # (heads, width)
+        maps = (tokens @ probes.T).softmax(dim=1).mT  # (B, heads, P)
+        x = torch.einsum("bhw,hdw->bhd", maps @ tokens, values).flatten(1) + bias_v
+        return self.layernorm(self.dropout(attention.out_proj(x))), maps
+
+    def _projections(self) -> Iterable[Tensor]:
+        """Return the projections of query, key and value, fused by torch where the widths agree."""
+        attention = self.multihead_attn
+        if attention.in_proj_weight is not None:
+            return attention.in_proj_weight.chunk(3)
+        return attention.q_proj_weight, attention.k_proj_weight, attention.v_proj_weight
 
 
 Backbone = TypeVar("Backbone", ImageEncoder, SpectrumEncoder)
@@ -75,10 +91,10 @@ class Head(nn.Module, Generic[Backbone]):
             self.cross_attention = CrossAttention(config, backbone.config.embed_dim)
             self.mlp = Mlp(D, int(config.mlp_ratio * D), config.dropout)
 
-    def forward(self, tokens: Tensor, need_weights: bool = False) -> tuple[Tensor, Tensor | None]:
-        """Lead the backbone's tokens (B, P, width) to embeddings (B, D); see `CrossAttention.forward`."""
-        x, weights = self.cross_attention(tokens, need_weights)
-        return (x + self.mlp(x) if self.residual else self.mlp(x)), weights
+    def forward(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """Lead the backbone's tokens (B, P, width) to embeddings (B, D) and attention maps (B, heads, P)."""
+        x, maps = self.cross_attention(tokens)
+        return (x + self.mlp(x) if self.residual else self.mlp(x)), maps
 
     def init_weights(self, generator: Generator) -> None:
         """Fill the backbone's weights as its own training starts, the head's as torch does by default."""
@@ -148,7 +164,7 @@ class AstroCLIP(nn.Module):
             embedding, tokens = head.backbone(rgb)
         else:
             tokens = head.backbone.patch_tokens(rgb)
-            embedding, attention = head(tokens, details)
+            embedding, attention = head(tokens)
         return _as_float32(embedding, tokens, attention) if details else embedding.float()
 
     @overload
@@ -183,7 +199,7 @@ class AstroCLIP(nn.Module):
         if self.config.head is None:
             embedding, attention = tokens.float().mean(dim=1), None
         else:
-            embedding, attention = head(tokens, details)
+            embedding, attention = head(tokens)
         return _as_float32(embedding, tokens, attention) if details else embedding.float()
 
     def init_weights(self, generator: Generator) -> None:

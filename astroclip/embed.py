@@ -50,7 +50,7 @@ def embed_catalog(
     images: str | None = None,
     spectra: str | None = None,
     hdu: str | int | None = None,
-    options: SourceOptions | None = None,
+    options: SourceOptions = SourceOptions(),
     device: str = "auto",
     precision: str = "auto",
     batch_size: int | str = "auto",
@@ -78,7 +78,7 @@ def embed_catalog(
         `IMAGE` and `FLUX` columns, or the spectra of a coadd or spec file.
     hdu : str or int, optional
         The table's HDU, where the file has several.
-    options : SourceOptions, optional
+    options : SourceOptions
         Tolerances of the sources.
     device, precision : str
         As in `load_model`; with ``auto`` all GPUs of the machine work.
@@ -103,7 +103,7 @@ def embed_catalog(
     embedders = _load(model, device, precision, batch_size)
     with ExitStack() as stack:
         table = stack.enter_context(open_catalog(catalog, hdu=hdu, scratch=output.parent))
-        sources = _find_sources(table, embedders[0], images, spectra, options or SourceOptions())
+        sources = _find_sources(table, embedders[0], images, spectra, options)
         block_size = max(MIN_BLOCK, 2 * embedders[0].batch_size)
         first, last = _shard_rows(table.nrows, part, block_size)
         appender = stack.enter_context(
@@ -116,7 +116,7 @@ def embed_catalog(
                 overwrite=overwrite,
                 overwrite_columns=overwrite,
                 resume=resume,
-                **_provenance(embedders[0], sources, block_size),
+                **_provenance(embedders[0], sources, options, block_size),
             )
         )
         resumed, tally = appender.done, Counter[str]()
@@ -243,13 +243,16 @@ def _new_columns(embedder: Embedder, sources: dict[str, Source]) -> list[ColumnS
     return [*columns, ColumnSpec(EMBED_FLAG, "i4", (), "", "bit mask, see astroclip EmbedFlag")]
 
 
-def _provenance(embedder: Embedder, sources: dict[str, Source], block_size: int) -> dict[str, Any]:
+def _provenance(
+    embedder: Embedder, sources: dict[str, Source], options: SourceOptions, block_size: int
+) -> dict[str, Any]:
     """Return what the output's header, and the journal of a run that may be resumed, say of this run."""
     settings = {
         "model": embedder.digest,
         "precision": embedder.precision,
         "block_size": block_size,
         "batch_size": embedder.batch_size,
+        **options._asdict(),
         **{modality: source.name for modality, source in sources.items()},
     }
     cards = {

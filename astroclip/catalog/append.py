@@ -54,6 +54,8 @@ class Appender:
     def write(self, values: Mapping[str, NDArray[Any]]) -> None:
         """Write the next rows: one array a new column, (rows, *shape), all of the same length.
 
+        A run that is interrupted and resumed goes on after the last block that was written whole.
+
         Raises
         ------
         ValueError
@@ -65,7 +67,11 @@ class Appender:
         step = max(_PIECE_BYTES // max(self._row.itemsize, 1), 1)
         for at in range(0, rows, step):
             stop = min(at + step, rows)
-            self._write_rows({name: value[at:stop] for name, value in values.items()}, stop - at)
+            self._write_rows(
+                self.start + self.done + at, {n: v[at:stop] for n, v in values.items()}, stop - at
+            )
+        self.done += rows
+        self._datasum = self._part.checksum.total
         if rows and time.monotonic() - self._noted >= JOURNAL_SECONDS:
             self._note()
 
@@ -90,19 +96,17 @@ class Appender:
             raise ValueError(f"{rows} rows, but only {left} are left")
         return rows
 
-    def _write_rows(self, values: dict[str, NDArray[Any]], rows: int) -> None:
-        """Put input rows and new values side by side, big-endian, and write them."""
+    def _write_rows(self, first: int, values: dict[str, NDArray[Any]], rows: int) -> None:
+        """Put input rows from `first` on and new values side by side, big-endian, and write them."""
         block = np.empty(rows, self._row)
         width = self._catalog.row_width
         if width:
-            at = self._catalog.table.data + (self.start + self.done) * width
+            at = self._catalog.table.data + first * width
             stored = read_exactly(self._catalog.file, at, rows * width, self._catalog.name)
             block["input"] = np.frombuffer(stored, f"V{width}")
         for spec in self._columns:
             block[field_of(spec)] = to_stored(values[spec.name], spec)
         self._part.write(block.view(np.uint8), summed=True)
-        self.done += rows
-        self._datasum = self._part.checksum.total
 
     def begin(self, header: bytes, run: dict[str, Any], resume: bool) -> None:
         """Continue the earlier run if asked to and there is one, else write all that precedes the rows."""

@@ -50,7 +50,7 @@ def embed_catalog(
     images: str | None = None,
     spectra: str | None = None,
     hdu: str | int | None = None,
-    options: SourceOptions = SourceOptions(),
+    options: SourceOptions = SourceOptions(),  # noqa: B008 (immutable)
     device: str = "auto",
     precision: str = "auto",
     batch_size: int | str = "auto",

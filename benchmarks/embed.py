@@ -2,8 +2,8 @@
 
     python benchmarks/embed.py [--preset paper|mini] [--rows 24] [--precision fp32|bf16] [--repeat 3]
 
-Prints the rate of each, their ratio (the goal is at least 0.9) and the peak memory of embedding a table of that
-many rows and of one four times as long, each in a process of its own.
+Prints the rate of each, their ratio (the goal is at least 0.9) and the peak memory of embedding a table of
+that many rows and of one four times as long, each in a process of its own.
 """
 
 import argparse

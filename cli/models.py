@@ -62,7 +62,8 @@ def convert(
     """Turn a published checkpoint into a model directory, without executing it."""
     from astroclip.models.checkpoint import convert_checkpoint
 
-    config = convert_checkpoint(checkpoint, output, settings, overwrite=overwrite)
+    with out.progress("Converting"):
+        config = convert_checkpoint(checkpoint, output, settings, overwrite=overwrite)
     out.result({"model": config.name, "path": output})
 
 
@@ -77,5 +78,6 @@ def init(
     """Make an untrained model: random weights, for tests and for training from scratch."""
     from astroclip.models.checkpoint import init_model
 
-    config = init_model(preset, output, settings, seed=seed, overwrite=overwrite)
+    with out.progress("Drawing weights"):
+        config = init_model(preset, output, settings, seed=seed, overwrite=overwrite)
     out.result({"model": config.name, "path": output})

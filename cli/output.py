@@ -5,6 +5,7 @@ Results go to stdout, progress and errors to stderr, so that both can be piped.
 
 import json
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -59,9 +60,10 @@ class Output:
 
     @contextmanager
     def progress(self, label: str) -> Iterator[Callable[[int, int], None] | None]:
-        """Yield ``report(done, total)``: a bar on stderr once the work has lasted 2 s.
+        """Yield ``report(done, total)``; once the work has lasted 2 s, a bar on stderr shows it.
 
-        Yields None where nobody is watching (stderr is not a terminal, ``--quiet``, ``--json``).
+        Yields None where nobody is watching (stderr is not a terminal, ``--quiet``, ``--json``). Work that
+        never reports shows that it goes on.
         """
         if self._silent or not sys.stderr.isatty():
             yield None
@@ -79,17 +81,19 @@ class Output:
             transient=True,
         )
         task = bar.add_task(label, total=None, rate="")
-        start = time.monotonic()
+        begin = time.monotonic()
+        timer = threading.Timer(PROGRESS_AFTER_S, bar.start)
+        timer.daemon = True
+        timer.start()
 
         def report(done: int, total: int) -> None:
-            elapsed = time.monotonic() - start
-            if elapsed >= PROGRESS_AFTER_S:
-                bar.start()
-            bar.update(task, completed=done, total=total, rate=f"{done / max(elapsed, 1e-9):.1f}/s")
+            rate = f"{done / max(time.monotonic() - begin, 1e-9):.1f}/s"
+            bar.update(task, completed=done, total=total, rate=rate)
 
         try:
             yield report
         finally:
+            timer.cancel()
             bar.stop()
 
 

@@ -14,29 +14,31 @@ def embed(
     ],
     model: Annotated[str | None, typer.Option("--model", "-m", help="Name or directory of a model.")] = None,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="FITS or Parquet. [default: CATALOG-embedded.fits]")
+        Path | None, typer.Option("--output", "-o", help="FITS or Parquet. Default: CATALOG-embedded.fits.")
     ] = None,
     images: Annotated[
-        str | None, typer.Option(help="Vector column, image file, or folder of cut-outs. [default: IMAGE]")
+        str | None, typer.Option(help="Vector column, image file, or folder of cut-outs. Default: IMAGE.")
     ] = None,
     spectra: Annotated[
         str | None,
-        typer.Option(help="Vector column, or file or folder of coadds or spec files. [default: FLUX]"),
+        typer.Option(help="Vector column, or file or folder of coadds or spec files. Default: FLUX."),
     ] = None,
     hdu: Annotated[str | None, typer.Option(help="Name or number of the table's HDU.")] = None,
     max_bad: Annotated[
         float, typer.Option(help="Fraction of bad pixels above which a row is flagged.")
     ] = 0.1,
     radius_arcsec: Annotated[float, typer.Option(help="Match cut-outs to positions within this.")] = 1.0,
-    resample: Annotated[bool, typer.Option(help="Resample images at another pixel scale to 0.262.")] = False,
+    resample: Annotated[
+        bool, typer.Option("--resample", help="Resample images at another pixel scale to 0.262.")
+    ] = False,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ...; auto: every GPU there is.")] = "auto",
     precision: Annotated[str, typer.Option(help="fp32, bf16, or auto: bf16 on a GPU that has it.")] = "auto",
     batch_size: Annotated[str, typer.Option(help="Galaxies a forward pass, or auto.")] = "auto",
     shard: Annotated[int | None, typer.Option(help="Write only this part of the rows, from 0.")] = None,
     shards: Annotated[int | None, typer.Option(help="Number of parts.")] = None,
-    merge: Annotated[bool, typer.Option(help="Put finished shards of -o together.")] = False,
-    overwrite: Annotated[bool, typer.Option(help="Replace the output if it exists.")] = False,
-    resume: Annotated[bool, typer.Option(help="Go on where a killed run stopped.")] = False,
+    merge: Annotated[bool, typer.Option("--merge", help="Put finished shards of -o together.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the output if it exists.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on where a killed run stopped.")] = False,
 ) -> None:
     """Embed the galaxies of CATALOG: the same rows, with embedding columns and a flag."""
     from astroclip.embed import embed_catalog, merge_embedded

@@ -13,7 +13,7 @@ Directory = Annotated[Path, typer.Option("--output", "-o", help="Model directory
 Overrides = Annotated[
     list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Settings, as image.num_heads=16.")
 ]
-Overwrite = Annotated[bool, typer.Option(help="Replace a model that is there.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace a model that is there.")]
 
 
 @app.command("list")
@@ -40,7 +40,7 @@ def info(name: Annotated[str, typer.Argument(metavar="NAME|DIR", help="Model nam
 @app.command()
 def pull(
     name: Annotated[str, typer.Argument(metavar="NAME|ORG/REPO[@REV]", help="astroclip, astrodino, ...")],
-    offline: Annotated[bool, typer.Option(help="Use what was fetched before.")] = False,
+    offline: Annotated[bool, typer.Option("--offline", help="Use what was fetched before.")] = False,
 ) -> None:
     """Fetch a model from the Hugging Face hub; a published pickle is converted without executing it."""
     from huggingface_hub.utils.tqdm import disable_progress_bars

@@ -5,12 +5,12 @@
 Random weights, with LayerScale at 1 so that every block counts. The peak is that of square products, measured
 before and after each forward pass; the best of a few passes counts.
 
-What was found on the CPU, preset `paper`, one thread: batches of 4 to 8 are best (in float32 the MLP's hidden
-layer of 8 spectra is memory touched anew each time). Projecting the heads' shared query instead of all tokens
-saves 1 % (image) and 3 % (spectrum) of the published operations, which are counted here all the same; torch's
-MultiheadAttention, called with that query, also copied its weights once a galaxy in bfloat16, 0.2 s each. The
-fused attention of torch runs no faster in bfloat16 than in float32; two plain products would make the spectrum encoder
-5 % faster there, and slower in float32.
+What was found on the CPU, preset `paper`, one thread: batches of 4 to 8 are best (in float32 the MLP's
+hidden layer of 8 spectra is memory touched anew each time). Projecting the heads' shared query instead of
+all tokens saves 1 % (image) and 3 % (spectrum) of the published operations, which are counted here all the
+same; torch's MultiheadAttention, called with that query, also copied its weights once a galaxy in bfloat16,
+0.2 s each. The fused attention of torch runs no faster in bfloat16 than in float32; two plain products
+would make the spectrum encoder 5 % faster there, and slower in float32.
 """
 
 import argparse

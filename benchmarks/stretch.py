@@ -4,9 +4,10 @@
 
 What was tried, in microseconds an image on 2 otherwise idle cores, where plain NumPy takes 270: as it is,
 about 50, and 16 for the memory of a large result, touched for the first time, in NumPy's huge pages (70
-without). torch.asinh is not vectorised well: 220 for the arcsinh alone, 20 written out as a logarithm. Blocks
-of one or two images: 80; NumPy's faster arcsinh in two Python threads: 75; torch.compile: no faster, after 30 s
-of compilation. Reading and writing memory alone takes 25. On busy cores the many short parallel passes suffer.
+without). torch.asinh is not vectorised well: 220 for the arcsinh alone, 20 written out as a logarithm.
+Blocks of one or two images: 80; NumPy's faster arcsinh in two Python threads: 75; torch.compile: no faster,
+after 30 s of compilation. Reading and writing memory alone takes 25. On busy cores the many short parallel
+passes suffer.
 """
 
 import sys

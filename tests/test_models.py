@@ -45,9 +45,6 @@ def relative(result: torch.Tensor, expected: np.ndarray) -> float:
     return float((result.detach() - torch.from_numpy(expected)).abs().max() / np.abs(expected).max())
 
 
-# --- against the original ------------------------------------------------------------------------------
-
-
 @pytest.fixture(scope="module")
 def released(golden, tmp_path_factory):
     """The original's small checkpoints as models, by name."""
@@ -155,9 +152,6 @@ def test_published_names_shapes_and_counts(golden):
     assert not list(model.buffers())
 
 
-# --- against NumPy -------------------------------------------------------------------------------------
-
-
 def affine(layer: torch.nn.Module, x: np.ndarray) -> np.ndarray:
     return x @ layer.weight.numpy().T + layer.bias.numpy()
 
@@ -245,9 +239,6 @@ def test_masked_mse_counts_masked_entries_only():
     assert masked_mse(reconstruction, target, masked).item() == pytest.approx(expected, rel=1e-6)
     empty = torch.zeros(2, 4, 3)
     assert masked_mse(reconstruction, empty, empty).item() == 0
-
-
-# --- behaviour -----------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")

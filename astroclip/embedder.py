@@ -19,7 +19,7 @@ from astroclip.preprocess.image import prepare_images
 from astroclip.preprocess.spectrum import prepare_spectra
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
-BATCH_SIZE = {"cpu": 16, "cuda": 256}  # galaxies a forward pass; larger gains nothing (benchmarks/encode.py)
+BATCH_SIZE = {"cpu": 8, "cuda": 256}  # galaxies a forward pass (benchmarks/encode.py --batch)
 
 
 class Embedder:

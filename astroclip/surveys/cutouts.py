@@ -92,16 +92,11 @@ def fetch_cutouts(
     Raises
     ------
     UsageError
-        If `bands` lacks g, r or z, `layer` is not a plain name, or `size`, `pixscale` or `workers` is not positive.
+        If `bands` lacks g, r or z, `layer` is not a plain name, or a number is not positive.
     DataError
         If the folder cannot be written.
     """
-    if not set(BANDS) <= set(bands):
-        raise UsageError(f"bands '{bands}': expected g, r and z among them")
-    if not re.fullmatch(r"\w[\w.-]*", layer):
-        raise UsageError(f"layer '{layer}': expected a name such as ls-dr9")
-    if min(size, pixscale, workers) <= 0:
-        raise UsageError("size, pixscale and workers must be positive")
+    _check_settings(layer, bands, min(size, pixscale, workers))
     service = service or WebService(os.environ.get(URL_VARIABLE, CUTOUT_URL))
     ra, dec = np.atleast_1d(np.asarray(ra, float)), np.atleast_1d(np.asarray(dec, float))
     place = Path(folder) / f"{layer}-{bands}-{size}px-{pixscale:g}"
@@ -133,6 +128,16 @@ def cutout_path(folder: Path, ra: float, dec: float) -> Path:
     """Return the name of the cut-out at a position in degrees, one sub-folder a degree of right ascension."""
     ra = round(ra % 360, 6) % 360
     return folder / f"{int(ra):03d}" / f"cutout_{ra:.6f}_{dec + 0.0:.6f}.fits"
+
+
+def _check_settings(layer: str, bands: str, least: float) -> None:
+    """Refuse settings that the service could not mean."""
+    if not set(BANDS) <= set(bands):
+        raise UsageError(f"bands '{bands}': expected g, r and z among them")
+    if not re.fullmatch(r"\w[\w.-]*", layer):
+        raise UsageError(f"layer '{layer}': expected a name such as ls-dr9")
+    if least <= 0:
+        raise UsageError("size, pixscale and workers must be positive")
 
 
 def _fetch_all(

@@ -90,3 +90,14 @@ def combine_arms(n: int, arms: Iterable[ArmPixels]) -> Spectra:
     np.divide(flux, weight, out=flux, where=seen)
     mask = np.where(seen, 0, np.where(mask == 0, NODATA, mask)).astype(np.int32)
     return Spectra(desi_wave(), flux.astype(np.float32), weight.astype(np.float32), mask)
+
+
+def stack_spectra(parts: Iterable[Spectra]) -> Spectra:
+    """Return spectra on the combined grid one below the other; none at all is fine."""
+    rows = [combine_arms(0, []), *parts]
+    return Spectra(
+        rows[0].wave,
+        np.concatenate([part.flux for part in rows]),
+        np.concatenate([part.ivar for part in rows]),
+        np.concatenate([part.mask for part in rows]),
+    )

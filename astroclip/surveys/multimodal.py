@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from astroclip.errors import DataError
 from astroclip.schema import BANDS, CUTOUT_SIZE, N_WAVE, PIXSCALE, desi_wave
-from astroclip.surveys.grid import ArmPixels, Spectra, combine_arms, place_on_grid
+from astroclip.surveys.grid import ArmPixels, Spectra, combine_arms, place_on_grid, stack_spectra
 from astroclip.surveys.hdf5file import Hdf5File, find_hdf5
 from astroclip.surveys.legacysurvey import ImageMatch
 from astroclip.surveys.rowindex import RowIndex
@@ -105,13 +105,11 @@ class MultimodalSpectra(_Rows):
             If a file is damaged, or its wavelengths are not the combined DESI grid.
         """
         unique, inverse = np.unique(np.asarray(rows, np.int64), return_inverse=True)
-        flux, ivar = np.zeros((2, len(unique), N_WAVE), np.float32)
-        mask = np.zeros((len(unique), N_WAVE), np.int32)
-        for path, inside, at in self.locate(unique):
+        parts = []
+        for path, inside, _ in self.locate(unique):  # rows ascend through the files
             with Hdf5File(path) as h5:
-                arm = _read_arm(h5, inside)
-            flux[at, arm.place], ivar[at, arm.place], mask[at, arm.place] = arm.flux, arm.ivar, arm.mask
-        return combine_arms(len(unique), [ArmPixels(slice(0, N_WAVE), flux, ivar, mask)]).take(inverse)
+                parts.append(combine_arms(len(inside), [_read_arm(h5, inside)]))
+        return stack_spectra(parts).take(inverse)
 
     def read_redshifts(self, rows: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
         """Return redshift (NaN where a file has none) and whether it is good, of rows by number.

@@ -133,8 +133,9 @@ def write_provabgs(
     data |= other
     data = {k: np.asarray(v) for k, v in data.items() if k not in omit}
     if layout == "astropy":
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Table(data).write(path, format="hdf5", path="__astropy_table__", serialize_meta=False)
+        datasets: dict[str, Any] = {"__astropy_table__": Table(data).as_array()}
+        datasets["__astropy_table__.__table_column_meta__"] = [b"datatype: ..."]
+        write_hdf5(path, datasets)
     else:
         write_hdf5(path, data)
     return data

@@ -45,8 +45,7 @@ def read_galaxy_zoo(path: str | Path) -> Labels:
     if not (ra and dec and questions):
         raise DataError(
             f"{path}: no columns of a position, or none of votes (found {', '.join(names[:12])} ...). "
-            "Expected ra, dec and for example smooth-or-featured_smooth, smooth-or-featured_featured-or-disk, "
-            "smooth-or-featured_artifact"
+            "Expected ra, dec and for example bar_strong, bar_weak, bar_no"
         )
     wanted = [ra, dec, "iauname", "redshift"]
     wanted += [name for q in questions for end in ("", "_fraction", "_debiased") for name in _votes(q, end)]

@@ -43,6 +43,12 @@ CUTS: dict[str, tuple[Reject, ...]] = {
     "none": (),
 }
 
+# columns that say which spectrum of a target is primary: those of the first group of which any is there
+PRIMARY: dict[str, tuple[tuple[str, ...], ...]] = {
+    "galaxy": (("ZCAT_PRIMARY",), ("MAIN_PRIMARY", "SV_PRIMARY")),
+    "original": (("SV_PRIMARY",),),
+}
+
 
 class Cut(NamedTuple):
     """A quality cut, ready for the columns of one catalogue (use `find_cut`).
@@ -82,8 +88,10 @@ def find_cut(name: str, columns: Iterable[str]) -> Cut:
     ``galaxy`` keeps good redshifts of galaxies: OBJTYPE is TGT, COADD_FIBERSTATUS 0, ZWARN 0, the spectrum is
     primary, SPECTYPE is GALAXY. Primary is ZCAT_PRIMARY, one row a target; in a catalogue without it
     MAIN_PRIMARY or SV_PRIMARY, whichever there are, so that a target of both surveys may stay twice.
-    ``original`` is the cut of Parker+24: COADD_FIBERSTATUS 0 and SV_PRIMARY, whatever the redshift and the
-    type. ``none`` keeps all rows. A missing value (NaN) is not good.
+    ``original`` keeps COADD_FIBERSTATUS 0 and SV_PRIMARY, whatever the redshift and the type. ``none`` keeps
+    all rows. A missing value (NaN) is not good.
+
+    Differs from Parker+24: ``original`` is their cut, ``galaxy`` is the stricter default here.
 
     Raises
     ------
@@ -97,13 +105,10 @@ def find_cut(name: str, columns: Iterable[str]) -> Cut:
     present = {column.upper(): column for column in columns}
     primary: tuple[str, ...] = ()
     if Reject.NOT_PRIMARY in CUTS[name]:
-        choices = (
-            (("SV_PRIMARY",),) if name == "original" else (("ZCAT_PRIMARY",), ("MAIN_PRIMARY", "SV_PRIMARY"))
-        )
-        found = ([present[c] for c in choice if c in present] for choice in choices)
-        primary = tuple(next((columns for columns in found if columns), ()))
+        found = ([present[column] for column in group if column in present] for group in PRIMARY[name])
+        primary = tuple(next((group for group in found if group), ()))
         if not primary:
-            wanted = ", ".join(column for choice in choices for column in choice)
+            wanted = ", ".join(column for group in PRIMARY[name] for column in group)
             raise DataError(f"the cut '{name}' needs one of the columns {wanted}. {_other_cuts(name)}")
     needed = [_COLUMN[rule] for rule in CUTS[name] if rule in _COLUMN]
     if missing := [column for column in needed if column not in present]:
@@ -147,8 +152,8 @@ class CatalogueSpectra(NamedTuple):
 def coadd_path(root: str | Path, survey: str, program: str, healpix: int) -> Path:
     """Return where a release has a coadd: healpix/SURVEY/PROGRAM/<pixel // 100>/<pixel>/coadd-*.fits.
 
-    `root` is the folder that has the folder healpix, or that folder itself. The file is that ending in .fits.gz
-    where only this exists; it need not exist at all.
+    `root` is the folder that has the folder healpix, or that folder itself. The file is the one ending in
+    .fits.gz where only this exists; it need not exist at all.
     """
     top = Path(root) / "healpix"
     top = top if top.is_dir() else Path(root)

@@ -2,7 +2,9 @@
 
 Service: https://www.legacysurvey.org/viewer, ``/fits-cutout?ra=&dec=&layer=&pixscale=&bands=&size=``. Layers
 are ls-dr9, ls-dr9-north, ls-dr9-south, ls-dr10 and more. The answer is a FITS cube (band, H, W) in
-nanomaggies; outside of the footprint it is all 0, and where something is wrong it may be a web page.
+nanomaggies; outside of the footprint it is all 0, and where something is wrong it may be a web page. Not
+verified against the real service: how it answers when it is asked too often (HTTP 429 and Retry-After are
+honoured).
 """
 
 import os

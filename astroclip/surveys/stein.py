@@ -156,12 +156,13 @@ class SteinImages:
         unique, inverse = np.unique(np.asarray(images, np.int64), return_inverse=True)
         if unique.size and not 0 <= unique[0] <= unique[-1] < len(self):
             raise IndexError(f"image {unique[0]} to {unique[-1]} of {len(self)}")
-        stamps = np.full((len(unique), len(BANDS), size, size), np.nan, np.float32)
         files, rows = self.locate(unique)
-        for file in np.unique(files):
-            mine = np.flatnonzero(files == file)
-            stamps[mine] = centre_stamps(self._open(int(file)).read_rows(IMAGES, rows[mine]), size)
-        return stamps[inverse]
+        parts = [
+            centre_stamps(self._open(int(file)).read_rows(IMAGES, rows[files == file]), size)
+            for file in np.unique(files)
+        ] or [np.zeros((0, len(BANDS), size, size), np.float32)]
+        stamps = parts[0] if len(parts) == 1 else np.concatenate(parts)
+        return stamps if np.array_equal(inverse, np.arange(len(unique))) else stamps[inverse]
 
     @cached_property
     def _index(self) -> RowIndex:
@@ -254,11 +255,15 @@ def centre_stamps(images: NDArray, size: int) -> NDArray[np.float32]:
     the image differ, the stamp is half a pixel off, to the lower left.
     """
     height, width = images.shape[2:]
-    stamps = np.full((*images.shape[:2], size, size), np.nan, np.float32)
     y, x = (height - size) // 2, (width - size) // 2
     a, b, c, d = max(y, 0), min(y + size, height), max(x, 0), min(x + size, width)
-    part = images[:, :, a:b, c:d].astype(np.float32)
-    part = np.where((part == 0).all(axis=1, keepdims=True), np.float32(np.nan), part)
+    part = images[:, :, a:b, c:d].astype(np.float32, copy=False)
+    blank = np.logical_and.reduce([part[:, band] == 0 for band in range(part.shape[1])])
+    if blank.any():
+        part = np.where(blank[:, None], np.float32(np.nan), part)
+    if part.shape[2:] == (size, size):
+        return part
+    stamps = np.full((*images.shape[:2], size, size), np.nan, np.float32)
     stamps[:, :, a - y : b - y, c - x : d - x] = part
     return stamps
 

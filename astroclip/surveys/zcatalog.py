@@ -117,7 +117,7 @@ def find_cut(name: str, columns: Iterable[str]) -> Cut:
 
 
 def count_rejects(reason: NDArray[np.int8]) -> dict[str, int]:
-    """Return how many rows have each `Reject`, by its name, in the order of the rules, also where none has."""
+    """Return how many rows have each `Reject`, by its name, in the order of the rules, zeros too."""
     counts = np.bincount(reason, minlength=len(Reject))
     return {rule.name: int(counts[rule]) for rule in Reject}
 

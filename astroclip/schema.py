@@ -53,6 +53,21 @@ SPECTRUM_EMBEDDING = "SPECTRUM_EMBEDDING"
 EMBED_FLAG = "EMBED_FLAG"
 PREDICT_FLAG = "PREDICT_FLAG"
 
+# --- labels ----------------------------------------------------------------------------------------------
+# what volunteers were asked, and the answers: Galaxy Zoo DECaLS campaign 5 (Walmsley+2022, MNRAS 509, 3966)
+GALAXY_ZOO: dict[str, tuple[str, ...]] = {
+    "smooth-or-featured": ("smooth", "featured-or-disk", "artifact"),
+    "disk-edge-on": ("yes", "no"),
+    "has-spiral-arms": ("yes", "no"),
+    "bar": ("strong", "weak", "no"),
+    "bulge-size": ("dominant", "large", "moderate", "small", "none"),
+    "how-rounded": ("round", "in-between", "cigar-shaped"),
+    "edge-on-bulge": ("boxy", "none", "rounded"),
+    "spiral-winding": ("tight", "medium", "loose"),
+    "spiral-arm-count": ("1", "2", "3", "4", "more-than-4", "cant-tell"),
+    "merging": ("none", "minor-disturbance", "major-disturbance", "merger"),
+}
+
 
 class ColumnSpec(NamedTuple):
     """One column that astroclip adds to a table.

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from astroclip.errors import DataError
 from astroclip.schema import N_WAVE, desi_wave
 from astroclip.surveys import desi
+from astroclip.surveys.grid import NODATA
 
 
 def stack(path, row, arms=("B", "R", "Z")):
@@ -39,7 +40,7 @@ def check_stack(path, row, spectra, at=None, arms=("B", "R", "Z")):
     np.testing.assert_allclose(spectra.flux[at], flux, rtol=2e-7, atol=1e-12)
     np.testing.assert_allclose(spectra.ivar[at], ivar, rtol=2e-7)
     for pixel in range(N_WAVE):
-        expected = 0 if ivar[pixel] > 0 else bits.get(pixel, 0) or desi.NODATA
+        expected = 0 if ivar[pixel] > 0 else bits.get(pixel, 0) or NODATA
         assert spectra.mask[at][pixel] == expected
 
 
@@ -125,7 +126,7 @@ def test_missing_arm_is_not_covered(tmp_path):
     check_stack(path, 0, spectra, arms=("B", "Z"))
     gap = (spectra.wave > 5800.4) & (spectra.wave < 7519.6)
     assert not spectra.ivar[:, gap].any()
-    assert (spectra.mask[:, gap] == desi.NODATA).all()
+    assert (spectra.mask[:, gap] == NODATA).all()
 
 
 def test_missing_mask_masks_nothing(tmp_path):

@@ -13,14 +13,13 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from astroclip.errors import DataError
-from astroclip.schema import N_WAVE, TARGETID, WAVE_MIN, WAVE_STEP, desi_wave
+from astroclip.schema import TARGETID
 from astroclip.surveys.fitsfile import FitsFile, check_flux_unit, check_wave_unit
+from astroclip.surveys.grid import ArmPixels, Spectra, combine_arms, place_on_grid
 from astroclip.surveys.sky import expand_ranges
 
 ARMS = ("B", "R", "Z")
 COMBINED_ARM = "BRZ"  # desispec's coaddition of cameras writes one arm on the whole grid
-GRID_TOLERANCE = 1e-3  # Å
-NODATA = 1 << 8  # bit of the spectral mask for "no data" (desispec specmask)
 FIBERMAP_COLUMNS = (
     "OBJTYPE",
     "COADD_FIBERSTATUS",
@@ -32,27 +31,6 @@ FIBERMAP_COLUMNS = (
 )
 REDROCK_COLUMNS = (TARGETID, "Z", "ZERR", "ZWARN", "SPECTYPE", "SUBTYPE", "DELTACHI2")
 _HEALPIX_NAME = re.compile(r"[a-z]+-([a-z][a-z0-9]*)-([a-z]+)-(\d+)\.fits")  # coadd-sv3-dark-26065.fits
-
-
-class Spectra(NamedTuple):
-    """Spectra on one wavelength grid: they travel together.
-
-    Attributes
-    ----------
-    wave
-        (S,) Å, vacuum.
-    flux
-        (m, S) float32, 1e-17 erg/s/cm²/Å; 0 where `ivar` is 0.
-    ivar
-        (m, S) float32, inverse variance of `flux`; 0 where there is no good measurement.
-    mask
-        (m, S) int32; 0 where `ivar` is positive, never 0 elsewhere.
-    """
-
-    wave: NDArray[np.float64]
-    flux: NDArray[np.float32]
-    ivar: NDArray[np.float32]
-    mask: NDArray[np.int32]
 
 
 class _Arm(NamedTuple):
@@ -102,12 +80,7 @@ class Coadd:
         self._file.close()
 
     def read(self, rows: slice | Sequence[int] | NDArray = slice(None)) -> Spectra:
-        """Read the spectra of some rows, combined over the arms on the grid 3600 to 9824 Å.
-
-        Where arms overlap, the flux is their mean weighted by inverse variance, and `ivar` the sum. A pixel
-        that is masked, not finite, or without positive ivar weighs nothing. Where nothing is left, flux
-        and ivar are 0 and the mask is the OR of the arms' masks, or `NODATA`: also over the whole range of
-        an arm that the file lacks.
+        """Read the spectra of some rows, combined over the arms by the rules of `grid.combine_arms`.
 
         Parameters
         ----------
@@ -121,21 +94,7 @@ class Coadd:
         """
         wanted = np.atleast_1d(np.arange(len(self))[rows])
         unique, inverse = np.unique(wanted, return_inverse=True)
-        weight, flux = np.zeros((2, len(unique), N_WAVE))
-        mask = np.zeros((len(unique), N_WAVE), np.int32)
-        for arm in self._arms:
-            arm_flux, arm_ivar, arm_mask = self._read_arm(arm, unique)
-            good = (arm_mask == 0) & np.isfinite(arm_flux) & np.isfinite(arm_ivar) & (arm_ivar > 0)
-            arm_ivar[~good] = arm_flux[~good] = 0
-            weight[:, arm.place] += arm_ivar
-            flux[:, arm.place] += np.multiply(arm_ivar, arm_flux, dtype=np.float64)
-            mask[:, arm.place] |= arm_mask
-        seen = weight > 0
-        np.divide(flux, weight, out=flux, where=seen)
-        mask = np.where(seen, 0, np.where(mask == 0, NODATA, mask)).astype(np.int32)
-        return Spectra(
-            desi_wave(), flux.astype(np.float32)[inverse], weight.astype(np.float32)[inverse], mask[inverse]
-        )
+        return combine_arms(len(unique), (self._read_arm(arm, unique) for arm in self._arms)).take(inverse)
 
     def _find_arm(self, name: str) -> _Arm:
         """Check an arm's HDUs and place its pixels on the combined grid."""
@@ -151,23 +110,16 @@ class Coadd:
                     f"{self.path}: HDU {hdu} has shape {shape}, expected {(len(self), wave.size)} "
                     f"(rows of FIBERMAP, pixels of {name}_WAVELENGTH). Fetch the file again"
                 )
-        index = np.rint((np.nan_to_num(wave) - WAVE_MIN) / WAVE_STEP).astype(np.int64)
-        off = np.abs(wave - (WAVE_MIN + WAVE_STEP * index)).max(initial=0)
-        if not off <= GRID_TOLERANCE or np.any(np.diff(index) != 1):
-            raise DataError(
-                f"{where}: not on the grid {WAVE_MIN} + {WAVE_STEP} k Angstrom within {GRID_TOLERANCE} "
-                f"(off by up to {off:.3g}). Resample it to the linear grid of DESI coadds"
-            )
-        first, last = (int(np.clip(edge, 0, N_WAVE)) for edge in (index[0], index[-1] + 1))
-        return _Arm(name, slice(first - int(index[0]), last - int(index[0])), slice(first, last))
+        return _Arm(name, *place_on_grid(wave, where))
 
-    def _read_arm(self, arm: _Arm, rows: NDArray[np.int64]) -> tuple[NDArray, NDArray, NDArray[np.int32]]:
-        """Read flux, ivar and mask of an arm, (m, W) each, for ascending rows."""
+    def _read_arm(self, arm: _Arm, rows: NDArray[np.int64]) -> ArmPixels:
+        """Read the pixels of an arm that lie on the grid, for ascending rows."""
         flux = self._read_rows(f"{arm.name}_FLUX", rows)[:, arm.kept]
         ivar = self._read_rows(f"{arm.name}_IVAR", rows)[:, arm.kept]
         if f"{arm.name}_MASK" not in self._file:
-            return flux, ivar, np.zeros(flux.shape, np.int32)
-        return flux, ivar, self._read_rows(f"{arm.name}_MASK", rows)[:, arm.kept].astype(np.int32)
+            return ArmPixels(arm.place, flux, ivar, np.zeros(flux.shape, np.int32))
+        mask = self._read_rows(f"{arm.name}_MASK", rows)[:, arm.kept].astype(np.int32)
+        return ArmPixels(arm.place, flux, ivar, mask)
 
     def _read_rows(self, hdu: str, rows: NDArray[np.int64]) -> NDArray:
         """Read ascending rows of an image HDU, one request for each unbroken run of them."""

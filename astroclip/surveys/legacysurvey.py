@@ -143,7 +143,10 @@ class How(IntEnum):
 
 
 class ImageMatch(NamedTuple):
-    """The image of each row: index of its file (-1: none), `How`, and whether several fit, (n,) each."""
+    """The image of each row: its number (-1: none), `How`, and whether several fit, (n,) each.
+
+    In a folder of images `file` is the number of the file; in files of many images, of the image.
+    """
 
     file: NDArray[np.int64]
     how: NDArray[np.int8]
@@ -217,10 +220,10 @@ class ImageFolder:
         match = ImageMatch(np.full(n, -1), np.full(n, How.NONE, np.int8), np.zeros(n, bool))
         if ids is not None:
             for kind in np.atleast_2d(np.asarray(ids).astype(str)):
-                _fill(match, How.ID, *self._by_id(np.char.strip(kind)))
+                fill_match(match, How.ID, *self._by_id(np.char.strip(kind)))
         near = pairs_within(ra, dec, self.ra, self.dec, radius_arcsec / 3600)
-        _fill(match, How.CENTRE, *choose_best(n, near.row, near.ref, near.separation))
-        _fill(match, How.FOOTPRINT, *self._by_footprint(ra, dec))
+        fill_match(match, How.CENTRE, *choose_best(n, near.row, near.ref, near.separation))
+        fill_match(match, How.FOOTPRINT, *self._by_footprint(ra, dec))
         return match
 
     def read(self, i: int, ra: float, dec: float, size: int = CUTOUT_SIZE) -> NDArray[np.float32]:
@@ -304,6 +307,19 @@ def open_images(path: str | Path) -> ImageFolder:
     return ImageFolder(files)
 
 
+def encode_targetid(release: ArrayLike, brickid: ArrayLike, objid: ArrayLike) -> NDArray[np.int64]:
+    """Return the DESI TARGETID of Legacy Survey sources, a unique number for (RELEASE, BRICKID, OBJID).
+
+    OBJID takes the lowest 22 bits, BRICKID the next 20, RELEASE 16 (desitarget.targets.encode_targetid). It
+    is the TARGETID of every target that is neither sky, nor mock, nor a secondary target of its own.
+    -1 where a number is not positive or too large, as for rows without a source (RELEASE 0).
+    """
+    numbers = np.broadcast_arrays(*(np.asarray(x, np.int64) for x in (release, brickid, objid)))
+    limits = zip(numbers, (1, 0, 0), (1 << 16, 1 << 20, 1 << 22), strict=True)
+    valid = np.logical_and.reduce([(low <= x) & (x < high) for x, low, high in limits])
+    return np.where(valid, (numbers[0] << 42) | (numbers[1] << 22) | numbers[2], -1)
+
+
 def _file_id(path: Path) -> str:
     """Return the identifier in a file's name, "" if there is none."""
     stem = next((path.name.removesuffix(s) for s in SUFFIXES[1:] + SUFFIXES[:1] if path.name.endswith(s)), "")
@@ -311,7 +327,7 @@ def _file_id(path: Path) -> str:
     return found[1] if found else ""
 
 
-def _fill(match: ImageMatch, how: How, file: NDArray[np.int64], several: NDArray[np.bool_]) -> None:
+def fill_match(match: ImageMatch, how: How, file: NDArray[np.int64], several: NDArray[np.bool_]) -> None:
     """Give rows that have no image yet what another way of matching found for them, in place."""
     new = (match.file < 0) & (file >= 0)
     match.file[new], match.how[new], match.ambiguous[new] = file[new], how, several[new]

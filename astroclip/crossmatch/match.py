@@ -151,7 +151,7 @@ def _without(blocks: Iterable[Objects], taken: IntArray) -> Iterator[Positions]:
     """Yield the positions of blocks, those of the rows `taken` (ascending) blanked."""
     offset = 0
     for block in blocks:
-        ra = floats(block.ra)
+        ra = floats(block.ra).copy()
         first, last = np.searchsorted(taken, [offset, offset + ra.size])
         ra[taken[first:last] - offset] = np.nan
         yield ra, block.dec

@@ -9,10 +9,10 @@ ARCSEC = np.pi / (180.0 * 3600.0)  # rad
 
 
 def floats(values: ArrayLike) -> FloatArray:
-    """Copy to native float64; a masked value becomes NaN."""
-    copied = np.array(values, np.float64)
-    copied[np.ma.getmask(values)] = np.nan
-    return copied
+    """Return native, contiguous, writable float64, without a copy if it is; a masked value becomes NaN."""
+    if np.ma.isMaskedArray(values):
+        return np.ma.array(values, np.float64).filled(np.nan)
+    return np.require(values, np.float64, ["C", "W"])
 
 
 def has_position(ra: FloatArray, dec: FloatArray) -> NDArray[np.bool_]:

@@ -53,6 +53,9 @@ def _blocks(side: Positions | Iterable[Positions]) -> Iterator[tuple[FloatArray,
 
 def _whole(side: Positions | Iterable[Positions]) -> tuple[FloatArray, FloatArray]:
     """Return all of a side as two arrays."""
+    if isinstance(side, tuple) and all(isinstance(column, np.ndarray) for column in side):
+        next(_blocks(side), None)  # refuses what are not two columns
+        return floats(side[0]), floats(side[1])
     ra, dec = zip((np.empty(0), np.empty(0)), *_blocks(side), strict=True)
     return np.concatenate(ra), np.concatenate(dec)
 
@@ -71,17 +74,18 @@ class _Pairs:
 
     def __iter__(self) -> Iterator[tuple[IntArray, IntArray, FloatArray]]:
         near, buffers = np.empty(_ROWS, np.int64), _buffers(_ROWS)
-        for ra, dec in _blocks(self.stream):
-            n_near, unplaced = sift(self.index, ra, dec, near)
+        for block in _blocks(self.stream):
+            first_row = self.placed + self.unplaced
+            n_near, unplaced = sift(self.index, block, near)
             done = 0
             while done < n_near:
-                n, rows = find_pairs(self.index, ra, dec, near[done:n_near], buffers)
+                n, rows = find_pairs(self.index, block, near[done:n_near], first_row, buffers)
                 if rows == 0:  # one row alone has more pairs than fit
                     buffers = _buffers(2 * buffers[0].size)
                 indexed, streamed, chord2 = buffers
-                yield indexed[:n], streamed[:n] + (self.placed + self.unplaced), chord2[:n]
+                yield indexed[:n], streamed[:n], chord2[:n]
                 done += rows
-            self.placed += ra.size - unplaced
+            self.placed += block[0].size - unplaced
             self.unplaced += unplaced
 
 
@@ -98,7 +102,7 @@ def _best_pairs(pairs: _Pairs, n_indexed: int) -> tuple[IntArray, IntArray, Floa
 
 def _all_pairs(pairs: _Pairs) -> tuple[IntArray, IntArray, FloatArray]:
     """Keep every pair."""
-    found = [_buffers(0), *((indexed.copy(), streamed, chord2.copy()) for indexed, streamed, chord2 in pairs)]
+    found = [_buffers(0), *(tuple(buffer.copy() for buffer in buffers) for buffers in pairs)]
     indexed, streamed, chord2 = zip(*found, strict=True)
     return np.concatenate(indexed), np.concatenate(streamed), np.concatenate(chord2)
 
@@ -152,8 +156,8 @@ def match_sky(
     pairs = _Pairs(build_index(ra, dec, radius_arcsec), stream)
     indexed, streamed, chord2 = _best_pairs(pairs, ra.size) if find == "best" else _all_pairs(pairs)
     left_rows, right_rows = (streamed, indexed) if swap else (indexed, streamed)
-    order = np.lexsort((right_rows, left_rows))
-    n_indexed = pairs.index.rows.size
+    order = np.argsort(left_rows) if find == "best" else np.lexsort((right_rows, left_rows))
+    n_indexed = pairs.index.keys.size
     placed, unplaced = (n_indexed, pairs.placed), (ra.size - n_indexed, pairs.unplaced)
     return Matches(
         left_rows[order],

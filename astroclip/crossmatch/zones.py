@@ -30,10 +30,9 @@ class Index(NamedTuple):
     reach: float  # deg: the radius, and a little for rounding
     max_chord2: float
     keys: IntArray  # (n,) zone and RA, ascending
-    starts: IntArray  # (zones + 1,) of each zone in keys
+    starts: IntArray  # (zones + 1,) where each zone begins in keys
     half_widths: FloatArray  # (zones,) in RA, fraction of a turn, of any circle that touches the zone
-    rows: IntArray  # (n,) row of each key
-    vectors: FloatArray  # (n, 3)
+    vectors: FloatArray  # (n, 4) unit vector, and the row number beside it, as memory is slow
     bits: NDArray[np.uint8]
 
 
@@ -57,15 +56,17 @@ def _turn(ra):  # type: ignore[no-untyped-def]
 def _vector(ra, dec):  # type: ignore[no-untyped-def]
     """Return the unit vector of a position in deg."""
     lon, lat = np.radians(ra), np.radians(dec)
-    return np.cos(lat) * np.cos(lon), np.cos(lat) * np.sin(lon), np.sin(lat)
+    cos_lat = np.cos(lat)
+    return cos_lat * np.cos(lon), cos_lat * np.sin(lon), np.sin(lat)
 
 
 @_compiled
-def _vectors(ra, dec):  # type: ignore[no-untyped-def]
-    """Return the unit vectors (N, 3)."""
-    vectors = np.empty((ra.size, 3))
-    for i in range(ra.size):
-        vectors[i] = _vector(ra[i], dec[i])
+def _vectors(ra, dec, rows, order):  # type: ignore[no-untyped-def]
+    """Return the unit vectors and the row numbers (exact up to 2**53) in a new order: (N, 4)."""
+    vectors = np.empty((order.size, 4))
+    for n, i in enumerate(order):
+        x, y, z = _vector(ra[i], dec[i])
+        vectors[n, 0], vectors[n, 1], vectors[n, 2], vectors[n, 3] = x, y, z, rows[i]
     return vectors
 
 
@@ -94,27 +95,30 @@ def _keys(ra, dec, dec_first, zones_per_deg):  # type: ignore[no-untyped-def]
 @_compiled
 def _mark(index, ra, dec):  # type: ignore[no-untyped-def]
     """Set the bits of all cells that a circle around a position touches."""
-    n_bits = 8 * index.bits.size
+    bits, half_widths = index.bits, index.half_widths
+    n_bits = 8 * bits.size
     for i in range(ra.size):
         x = _turn(ra[i])
         first = int((dec[i] - index.reach - index.dec_first) * index.zones_per_deg)
         last = int((dec[i] + index.reach - index.dec_first) * index.zones_per_deg)
         for zone in range(first, last + 1):
             n = int(_cells(zone, index.dec_first, index.zones_per_deg))
-            dx = index.half_widths[zone]
+            dx = half_widths[zone]
             low, high = int(np.floor((x - dx) * n)), int(np.floor((x + dx) * n))
             for cell in range(low, min(high, low + n - 1) + 1):
                 bit = _bit(zone, cell % n, n_bits)
-                index.bits[bit >> 3] |= np.uint8(1 << (bit & 7))
+                bits[bit >> 3] |= np.uint8(1 << (bit & 7))
 
 
 @_compiled
-def sift(index, ra, dec, near):  # type: ignore[no-untyped-def]
+def sift(index, block, near):  # type: ignore[no-untyped-def]
     """List the rows whose bit is set in `near`; return how many, and how many rows have no position.
 
     Two loops: the first one has neither branches nor look-ups, so that it becomes vector instructions.
     """
-    n_bits = 8 * index.bits.size
+    ra, dec = block
+    bits = index.bits
+    n_bits = 8 * bits.size
     for i in range(ra.size):
         placed = np.isfinite(ra[i]) and abs(dec[i]) <= 90.0
         x, y = (_turn(ra[i]), dec[i]) if placed else (0.0, 0.0)
@@ -128,7 +132,7 @@ def sift(index, ra, dec, near):  # type: ignore[no-untyped-def]
             unplaced += 1
         else:
             near[n] = i
-            n += (index.bits[bit >> 3] >> (bit & 7)) & 1
+            n += (bits[bit >> 3] >> (bit & 7)) & 1
     return n, unplaced
 
 
@@ -145,9 +149,11 @@ def _first_at_least(keys, begin, end, low):  # type: ignore[no-untyped-def]
 
 
 @_compiled
-def find_pairs(index, ra, dec, rows, buffers):  # type: ignore[no-untyped-def]
+def find_pairs(index, block, rows, first_row, buffers):  # type: ignore[no-untyped-def]
     """Write the pairs of `rows` until the buffers are full; return how many, and how many rows are done."""
+    ra, dec = block
     indexed, streamed, chord2 = buffers
+    keys, starts, half_widths, vectors = index.keys, index.starts, index.half_widths, index.vectors
     n = 0
     for done in range(rows.size):
         i, before = rows[done], n
@@ -155,22 +161,23 @@ def find_pairs(index, ra, dec, rows, buffers):  # type: ignore[no-untyped-def]
         px = py = pz = np.nan
         first = max(int(np.floor((dec[i] - index.reach - index.dec_first) * index.zones_per_deg)), 0)
         last = int(np.floor((dec[i] + index.reach - index.dec_first) * index.zones_per_deg))
-        for zone in range(first, min(last, index.starts.size - 2) + 1):
-            begin, end, dx = index.starts[zone], index.starts[zone + 1], index.half_widths[zone]
+        for zone in range(first, min(last, starts.size - 2) + 1):
+            dx = half_widths[zone]
             turns = 0 if dx == 1.0 else 1  # RA 0 is crossed by looking one turn back and one on
             for turn in range(-turns, turns + 1):
                 low = zone * _RA_STEPS + max(int((x - dx + turn) * _RA_STEPS), 0)
                 high = zone * _RA_STEPS + min(int((x + dx + turn) * _RA_STEPS), _RA_STEPS - 1)
-                k = _first_at_least(index.keys, begin, end, low) if low <= high else end
-                while k < end and index.keys[k] <= high:
+                if low > high:
+                    continue
+                k, end = _first_at_least(keys, starts[zone], starts[zone + 1], low), starts[zone + 1]
+                while k < end and keys[k] <= high:
                     if np.isnan(px):
                         px, py, pz = _vector(ra[i], dec[i])
-                    v = index.vectors[k]
-                    c2 = (px - v[0]) ** 2 + (py - v[1]) ** 2 + (pz - v[2]) ** 2
+                    c2 = (px - vectors[k, 0]) ** 2 + (py - vectors[k, 1]) ** 2 + (pz - vectors[k, 2]) ** 2
                     if c2 <= index.max_chord2:
                         if n == chord2.size:
                             return before, done
-                        indexed[n], streamed[n], chord2[n] = index.rows[k], i, c2
+                        indexed[n], streamed[n], chord2[n] = int(vectors[k, 3]), first_row + i, c2
                         n += 1
                     k += 1
     return n, rows.size
@@ -216,17 +223,15 @@ def build_index(ra: FloatArray, dec: FloatArray, radius_arcsec: float) -> Index:
     half_widths = _half_widths(np.maximum(edges[:-1], edges[1:]) + reach, reach)
     keys = _keys(ra, dec, low, zones_per_deg)
     order = np.argsort(keys)
-    keys = keys[order]
     index = Index(
         dec_first=low,
         zones_per_deg=zones_per_deg,
         reach=reach,
         max_chord2=float(2.0 * np.sin(0.5 * radius_arcsec * ARCSEC)) ** 2,
-        keys=keys,
-        starts=np.searchsorted(keys, np.arange(n_zones + 1) * _RA_STEPS),
+        keys=keys[order],
+        starts=np.searchsorted(keys[order], np.arange(n_zones + 1) * _RA_STEPS),
         half_widths=half_widths,
-        rows=rows[order],
-        vectors=_vectors(ra[order], dec[order]),
+        vectors=_vectors(ra, dec, rows, order),
         bits=np.zeros(max(1 << (_BITS_PER_ROW * rows.size).bit_length(), 1 << 16) // 8, np.uint8),
     )
     _mark(index, ra, dec)

@@ -1,0 +1,215 @@
+"""Match objects: by the Legacy Survey's ids first, by position for what is left, and how many by chance."""
+
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from astroclip.crossmatch.ids import IdIndex, IdMatches, Ids
+from astroclip.crossmatch.positions import (
+    FloatArray,
+    displace,
+    floats,
+    has_position,
+    separation_arcsec,
+)
+from astroclip.crossmatch.sky import Find, Positions, check_find, match_sky
+from astroclip.crossmatch.zones import IntArray
+from astroclip.errors import UsageError
+
+ID_RADIUS_ARCSEC = 5.0
+SHIFT_ARCSEC = 30.0
+
+
+class Objects(NamedTuple):
+    """Rows of a table, or of one block of it: where they are (deg) and, if it is known, who they are."""
+
+    ra: ArrayLike
+    dec: ArrayLike
+    ids: Ids | None = None
+
+
+class ObjectMatches(NamedTuple):
+    """Pairs of row numbers, sorted by `left`, then `right`, and what stood in the way of others.
+
+    `method` is ``id`` or ``position``; `separation_arcsec` is NaN where a position is missing.
+    `far_left`, `far_right`, `far_arcsec`: rows with the same id, but too far apart to be believed.
+    `repeated_left`, `repeated_right`: as in `IdMatches`.
+    """
+
+    left: IntArray
+    right: IntArray
+    separation_arcsec: FloatArray
+    method: NDArray[np.str_]
+    far_left: IntArray
+    far_right: IntArray
+    far_arcsec: FloatArray
+    repeated_left: IntArray
+    repeated_right: IntArray
+
+
+class FalseMatchRate(NamedTuple):
+    """Chance pairs for each left row, its statistical error, and what it was counted from."""
+
+    rate: float
+    error: float
+    chance_pairs: IntArray  # (shifts,)
+    left_rows: int
+
+
+def _again(blocks: object, what: str) -> None:
+    """Refuse an iterator, which could be read only once."""
+    if isinstance(blocks, Iterator):
+        raise UsageError(
+            f"{what} is an iterator, which can be read only once, and it is needed several times. "
+            "Pass arrays, a list of blocks, or an object whose __iter__ starts again."
+        )
+
+
+def match_objects(
+    left: Objects,
+    right: Objects | Iterable[Objects],
+    radius_arcsec: float = 1.0,
+    find: Find = "best",
+    id_radius_arcsec: float = ID_RADIUS_ARCSEC,
+) -> ObjectMatches:
+    """Match by id; then by position the rows that no id has paired.
+
+    Rows paired by id take no part in the position match, nor stand in its way. Rows with the same id but
+    farther apart than `id_radius_arcsec` are not paired by it (one of the ids is wrong): they are returned
+    as `far_left`, `far_right`, and matched by position like rows without an id. Where a position is
+    missing the id alone decides, and the separation is NaN. Apply `propagate` to the positions first.
+
+    Parameters
+    ----------
+    left
+        Positions in deg, (N,), and ids or None; in memory.
+    right
+        The same, or an iterable of blocks that can be read twice; row numbers run on from block to block.
+    radius_arcsec
+        Of the position match, see `match_sky`.
+    find
+        ``best``: unique ids, then mutual nearest; a row occurs at most once. ``all``: every pair with the
+        same id, then every pair of the other rows within the radius.
+    id_radius_arcsec
+        Largest believable separation of rows with the same id.
+
+    Raises
+    ------
+    UsageError
+        If `find` or a radius makes no sense, or if `right` can be read only once.
+    DataError
+        If columns do not have the shapes and types described.
+    """
+    check_find(find)
+    _again(right, "right")
+    blocks = [right] if isinstance(right, Objects) else right
+    ra, dec = floats(left.ra), floats(left.dec)
+    ids, separation = _pair_ids(left, blocks, find)
+    far = separation > id_radius_arcsec
+    by_id_left, by_id_right = ids.left[~far], ids.right[~far]
+    free = ra.copy()
+    free[by_id_left] = np.nan
+    others = _without(blocks, np.unique(by_id_right))
+    sky = match_sky((free, dec), next(others) if isinstance(right, Objects) else others, radius_arcsec, find)
+    left_rows, right_rows = np.append(by_id_left, sky.left), np.append(by_id_right, sky.right)
+    order = np.lexsort((right_rows, left_rows))
+    method = np.repeat(np.array(["id", "position"]), [by_id_left.size, sky.left.size])
+    return ObjectMatches(
+        left_rows[order],
+        right_rows[order],
+        np.append(separation[~far], sky.separation_arcsec)[order],
+        method[order],
+        ids.left[far],
+        ids.right[far],
+        separation[far],
+        ids.repeated_left,
+        ids.repeated_right,
+    )
+
+
+def _pair_ids(left: Objects, blocks: Iterable[Objects], find: Find) -> tuple[IdMatches, FloatArray]:
+    """Match by id, and return the separation of each pair."""
+    nobody = np.empty(0, np.int64)
+    index = IdIndex(left.ids if left.ids is not None else (nobody, nobody, nobody))
+    rows, places, ras, decs, offset = [nobody], [nobody], [np.empty(0)], [np.empty(0)], 0
+    for block in blocks:
+        if block.ids is not None:
+            found, place = index.look_up(block.ids)
+            rows.append(found + offset)
+            places.append(place)
+            ras.append(floats(np.ma.asanyarray(block.ra)[found]))
+            decs.append(floats(np.ma.asanyarray(block.dec)[found]))
+        offset += len(np.ma.asanyarray(block.ra))
+    matches, source = index.pair(np.concatenate(rows), np.concatenate(places), find)
+    ra, dec = np.concatenate(ras)[source], np.concatenate(decs)[source]
+    return matches, separation_arcsec(floats(left.ra)[matches.left], floats(left.dec)[matches.left], ra, dec)
+
+
+def _without(blocks: Iterable[Objects], taken: IntArray) -> Iterator[Positions]:
+    """Yield the positions of blocks, those of the rows `taken` (ascending) blanked."""
+    offset = 0
+    for block in blocks:
+        ra = floats(block.ra).copy()
+        first, last = np.searchsorted(taken, [offset, offset + ra.size])
+        ra[taken[first:last] - offset] = np.nan
+        yield ra, block.dec
+        offset += ra.size
+
+
+def false_match_rate(
+    left: Positions,
+    right: Positions | Iterable[Positions],
+    radius_arcsec: float,
+    find: Find = "best",
+    *,
+    shift_arcsec: float | None = None,
+    n_shifts: int = 8,
+) -> FalseMatchRate:
+    """Estimate how many left rows find a partner by chance, by matching a shifted sky.
+
+    The left positions are moved by `shift_arcsec` in `n_shifts` directions around the circle (true angles
+    on the sky), far beyond the radius but within the same field, and matched again: what then matches is
+    chance. An upper limit for ``best``, since a row whose true partner is there seldom takes another.
+    Multiplied with the number of left rows it is the number of false pairs to expect.
+
+    Parameters
+    ----------
+    left
+        ``(ra, dec)``, (N,) each, deg.
+    right
+        ``(ra, dec)``, or an iterable of blocks that can be read `n_shifts` times.
+    radius_arcsec, find
+        As in the match in question, see `match_sky`.
+    shift_arcsec
+        Default: 30 arcsec, or 10 radii if that is more.
+    n_shifts
+        Number of directions; the error falls with its square root.
+
+    Returns
+    -------
+    FalseMatchRate
+        Rate for each left row with a position (NaN if there is none). The error is the larger of the
+        Poisson error of all chance pairs (of one, if none was found) and the scatter between the shifts.
+
+    Raises
+    ------
+    UsageError
+        If the shift is within three radii, there are no shifts, or `right` can be read only once.
+    """
+    _again(right, "right")
+    shift = max(SHIFT_ARCSEC, 10.0 * radius_arcsec) if shift_arcsec is None else shift_arcsec
+    if n_shifts < 1 or not shift > 3.0 * radius_arcsec:
+        raise UsageError(f"{n_shifts} shifts by {shift} arcsec: expected one or more, of over 3 radii")
+    ra, dec = floats(left[0]), floats(left[1])
+    angles = 2.0 * np.pi * np.arange(n_shifts) / n_shifts
+    pairs = np.zeros(n_shifts, np.int64)
+    for i, (east, north) in enumerate(zip(shift * np.sin(angles), shift * np.cos(angles), strict=True)):
+        pairs[i] = match_sky(displace(ra, dec, east, north), right, radius_arcsec, find).left.size
+    n = int(has_position(ra, dec).sum())
+    if n == 0:
+        return FalseMatchRate(np.nan, np.nan, pairs, 0)
+    poisson = np.sqrt(max(int(pairs.sum()), 1)) / n_shifts
+    scatter = pairs.std(ddof=1) / np.sqrt(n_shifts) if n_shifts > 1 else 0.0
+    return FalseMatchRate(float(pairs.mean() / n), float(max(poisson, scatter) / n), pairs, n)

@@ -181,7 +181,8 @@ def read_model_config(source: str | Path, overrides: list[str] | None = None) ->
         presets = resources.files("astroclip.configs") / "models"
         preset = presets / f"{source}.yaml"
         if not preset.is_file():
-            known = sorted(p.name.removesuffix(".yaml") for p in presets.iterdir())
+            names = (p.name for p in presets.iterdir())
+            known = sorted(name.removesuffix(".yaml") for name in names if name.endswith(".yaml"))
             raise ConfigError(f"no model preset '{source}'; known: {', '.join(known)}, or give a .yaml file")
         path = Path(str(preset))
     return make_settings(ModelConfig, apply_overrides(read_yaml(path), overrides or []), str(source))

@@ -1,0 +1,1 @@
+"""Sizes of the models that astroclip knows by name."""

@@ -1,6 +1,7 @@
 """Catalogues: FITS tables and what converts to them, read in blocks, columns added, all else kept.
 
-`open_catalog` reads, `append_columns` writes atomically and resumes, `merge_shards` joins what jobs wrote.
+`open_catalog` reads, `append_columns` writes atomically and resumes, `merge_shards` joins what jobs wrote,
+`write_table` writes a new table.
 """
 
 from astroclip.catalog.append import Appender, append_columns
@@ -8,5 +9,6 @@ from astroclip.catalog.columns import Column
 from astroclip.catalog.convert import open_catalog
 from astroclip.catalog.shards import merge_shards
 from astroclip.catalog.table import Catalog
+from astroclip.catalog.write import write_table
 
-__all__ = ["Appender", "Catalog", "Column", "append_columns", "merge_shards", "open_catalog"]
+__all__ = ["Appender", "Catalog", "Column", "append_columns", "merge_shards", "open_catalog", "write_table"]

@@ -74,6 +74,13 @@ class Column(NamedTuple):
         """Whether TSCAL and TZERO make another number of the stored one."""
         return self.letter not in "LXA" and (self.scale, self.zero) != (1, 0) and not self.sign_flipped
 
+    @property
+    def tnull(self) -> int | None:
+        """`null` as it is stored, before TZERO; None where missing values are read as NaN."""
+        if self.null is None or self.scaled:
+            return None
+        return self.null - (int(self.zero) if self.sign_flipped else 0)
+
 
 def _descriptor_size(column: Column) -> int:
     return 2 * np.dtype(_DESCRIPTOR[column.descriptor]).itemsize

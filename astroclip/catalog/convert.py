@@ -14,12 +14,12 @@ from pathlib import Path
 import numpy as np
 
 from astroclip import __version__
-from astroclip.catalog.columns import column_cards, stored_dtype
-from astroclip.catalog.hdus import Card, join_cards, open_fits, padded
+from astroclip.catalog.hdus import join_cards, open_fits, padded
 from astroclip.catalog.layout import MAX_COLUMNS
 from astroclip.catalog.part import writing
 from astroclip.catalog.table import Catalog, fingerprint_of
 from astroclip.catalog.tabular import Table
+from astroclip.catalog.write import PRIMARY, new_table
 from astroclip.errors import DataError
 
 _COPIED_BYTES = 8 << 20
@@ -159,17 +159,10 @@ def _write_fits(table: Table, target: Path) -> None:
             else f"{len(specs)} columns, FITS allows 999"
         )
         raise DataError(f"{table.name}: {wrong}")
-    row = np.dtype([(f"c{i}", stored_dtype(spec)) for i, spec in enumerate(specs)])
-    primary = [Card("SIMPLE", True), Card("BITPIX", 8), Card("NAXIS", 0), Card("EXTEND", True)]
-    header = [
-        Card("XTENSION", "BINTABLE"), Card("BITPIX", 8), Card("NAXIS", 2), Card("NAXIS1", row.itemsize),
-        Card("NAXIS2", table.nrows), Card("PCOUNT", 0), Card("GCOUNT", 1), Card("TFIELDS", len(specs)),
-    ]  # fmt: skip
-    for i, column in enumerate(table.columns):
-        header += column_cards(specs[i], i + 1, column.tnull)
+    row, header = new_table(specs, table.nrows, {column.name: column.tnull for column in table.columns})
     with writing(table.name), target.open("wb") as file:
-        file.write(join_cards([card.encode() for card in primary]))
-        file.write(join_cards([card.encode() for card in header]))
+        file.write(join_cards([card.encode() for card in PRIMARY]))
+        file.write(join_cards(header))
         for arrays in table.stored_batches():
             block = np.empty(len(arrays[0]), row)
             for i, array in enumerate(arrays):

@@ -103,7 +103,7 @@ def lay_out(
     set_number(header, "TFIELDS", number)
     set_number(header, "THEAP", (stop - start) * width + heap_gap)
     for card in cards:
-        _add_card(header, card)
+        add_card(header, card)
     # placeholders of the final length; filled in when all data are written
     set_card(header, "CHECKSUM", "0" * 16, "HDU checksum")
     set_card(header, "DATASUM", "0", "data unit checksum")
@@ -118,7 +118,8 @@ def set_number(cards: list[bytes], key: str, value: int) -> None:
             cards[i] = (f"{key:<8}= {value:>20} ".encode() + slash + comment)[:80].ljust(80)
 
 
-def _add_card(cards: list[bytes], card: Card) -> None:
+def add_card(cards: list[bytes], card: Card) -> None:
+    """Add a card of any length; one of the same name is replaced, HISTORY goes to the end."""
     if card.key != "HISTORY":
         set_card(cards, *card)
         if any(keyword(c) == "CONTINUE" for c in cards) and not any(keyword(c) == "LONGSTRN" for c in cards):

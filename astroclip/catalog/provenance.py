@@ -68,12 +68,6 @@ def check_same_run(earlier: dict[str, Any], run: dict[str, Any], catalog: str, o
 
 def provenance_cards(run: dict[str, Any], cards: Mapping[str, Any], history: Sequence[str]) -> list[Card]:
     """Return the cards that tell what was done: program, input and settings, then what the caller says."""
-    now = datetime.now(UTC).isoformat(timespec="seconds")
-    everything = {
-        "ACVERS": (__version__, "version of astroclip"),
-        "ACDATE": (now, "when it added columns, UTC"),
-        **cards,
-    }
     names = ", ".join(spec[0] for spec in run["columns"])
     lines = [
         f"{run['program']}: {names} added to {Path(run['input']['name']).name}",
@@ -81,5 +75,16 @@ def provenance_cards(run: dict[str, Any], cards: Mapping[str, Any], history: Seq
         f"settings: {json.dumps(run['settings'])}",
         *history,
     ]
+    return program_cards(cards, lines)
+
+
+def program_cards(cards: Mapping[str, Any], history: Sequence[str]) -> list[Card]:
+    """Return the cards of the program's version and the date, and those that the caller gives."""
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    everything = {
+        "ACVERS": (__version__, "version of astroclip"),
+        "ACDATE": (now, "when it wrote its columns, UTC"),
+        **cards,
+    }
     pairs = [(key, value if isinstance(value, tuple) else (value,)) for key, value in everything.items()]
-    return [Card(key, *value) for key, value in pairs] + [Card("HISTORY", line) for line in lines]
+    return [Card(key, *value) for key, value in pairs] + [Card("HISTORY", line) for line in history]

@@ -19,6 +19,7 @@ from astroclip.surveys.grid import ArmPixels, Spectra, combine_arms, place_on_gr
 from astroclip.surveys.sky import expand_ranges
 
 ARMS = ("B", "R", "Z")
+PROBED_PIXELS = 64  # of each arm, to see whether anything was measured
 COMBINED_ARM = "BRZ"  # desispec's coaddition of cameras writes one arm on the whole grid
 FIBERMAP_COLUMNS = (
     "OBJTYPE",
@@ -96,6 +97,31 @@ class Coadd:
         unique, inverse = np.unique(wanted, return_inverse=True)
         return combine_arms(len(unique), (self._read_arm(arm, unique) for arm in self._arms)).take(inverse)
 
+    def is_measured(self, rows: slice | Sequence[int] | NDArray = slice(None)) -> NDArray[np.bool_]:
+        """Say which rows have a good pixel: reads some of the middle of each arm, all only if none is good.
+
+        Parameters
+        ----------
+        rows
+            As in `read`.
+
+        Raises
+        ------
+        DataError
+            If a pixel HDU cannot be read.
+        """
+        unique, inverse = np.unique(np.atleast_1d(np.arange(len(self))[rows]), return_inverse=True)
+        measured = np.zeros(len(unique), bool)
+        for whole in (False, True):
+            for arm in self._arms:
+                left = np.flatnonzero(~measured)
+                start = max((arm.kept.start + arm.kept.stop - PROBED_PIXELS) // 2, arm.kept.start)
+                few = slice(start, min(start + PROBED_PIXELS, arm.kept.stop))
+                if len(left):
+                    pixels = self._read_arm(arm if whole else arm._replace(kept=few), unique[left])
+                    measured[left] = pixels.good.any(axis=1)
+        return measured[inverse]
+
     def _find_arm(self, name: str) -> _Arm:
         """Check an arm's HDUs and place its pixels on the combined grid."""
         file, where = self._file, f"{self.path}: HDU {name}_WAVELENGTH"
@@ -114,19 +140,18 @@ class Coadd:
 
     def _read_arm(self, arm: _Arm, rows: NDArray[np.int64]) -> ArmPixels:
         """Read the pixels of an arm that lie on the grid, for ascending rows."""
-        flux = self._read_rows(f"{arm.name}_FLUX", rows)[:, arm.kept]
-        ivar = self._read_rows(f"{arm.name}_IVAR", rows)[:, arm.kept]
+        flux = self._read_rows(f"{arm.name}_FLUX", rows, arm.kept)
+        ivar = self._read_rows(f"{arm.name}_IVAR", rows, arm.kept)
         if f"{arm.name}_MASK" not in self._file:
             return ArmPixels(arm.place, flux, ivar, np.zeros(flux.shape, np.int32))
-        mask = self._read_rows(f"{arm.name}_MASK", rows)[:, arm.kept].astype(np.int32)
+        mask = self._read_rows(f"{arm.name}_MASK", rows, arm.kept).astype(np.int32)
         return ArmPixels(arm.place, flux, ivar, mask)
 
-    def _read_rows(self, hdu: str, rows: NDArray[np.int64]) -> NDArray:
-        """Read ascending rows of an image HDU, one request for each unbroken run of them."""
-        width = self._file.shape(hdu)[1]
+    def _read_rows(self, hdu: str, rows: NDArray[np.int64], pixels: slice) -> NDArray:
+        """Read some pixels of ascending rows of an image HDU, one request for each unbroken run of rows."""
         runs = np.split(rows, np.flatnonzero(np.diff(rows) > 1) + 1) if len(rows) else []
-        parts = [self._file.pixels(hdu, slice(run[0], run[-1] + 1), slice(0, width)) for run in runs]
-        return np.concatenate(parts) if parts else np.zeros((0, width), np.float32)
+        parts = [self._file.pixels(hdu, slice(run[0], run[-1] + 1), pixels) for run in runs]
+        return np.concatenate(parts) if parts else np.zeros((0, pixels.stop - pixels.start), np.float32)
 
 
 def open_coadd(path: str | Path) -> Coadd:

@@ -49,6 +49,11 @@ class ArmPixels(NamedTuple):
     ivar: NDArray
     mask: NDArray[np.int32]
 
+    @property
+    def good(self) -> NDArray[np.bool_]:
+        """Which pixels hold a measurement, (m, W): not masked, finite, of positive ivar."""
+        return (self.mask == 0) & np.isfinite(self.flux) & np.isfinite(self.ivar) & (self.ivar > 0)
+
 
 def place_on_grid(wave: NDArray, where: str) -> tuple[slice, slice]:
     """Return which pixels of an arm lie on the combined grid, and where on it they lie.
@@ -81,8 +86,8 @@ def combine_arms(n: int, arms: Iterable[ArmPixels]) -> Spectra:
     weight, flux = np.zeros((2, n, N_WAVE))
     mask = np.zeros((n, N_WAVE), np.int32)
     for arm in arms:
-        good = (arm.mask == 0) & np.isfinite(arm.flux) & np.isfinite(arm.ivar) & (arm.ivar > 0)
-        arm.ivar[~good] = arm.flux[~good] = 0
+        bad = ~arm.good
+        arm.ivar[bad] = arm.flux[bad] = 0
         weight[:, arm.place] += arm.ivar
         flux[:, arm.place] += np.multiply(arm.ivar, arm.flux, dtype=np.float64)
         mask[:, arm.place] |= arm.mask

@@ -77,14 +77,18 @@ class Hdf5File:
         with self._reading(f"field '{field}' of dataset '{name}'"):
             return dataset[field]
 
-    def read_rows(self, name: str, rows: NDArray[np.int64]) -> NDArray:
-        """Return ascending, unrepeated rows of a dataset of numbers, one request for each run of them."""
+    def read_rows(self, name: str, rows: NDArray[np.int64], *section: slice) -> NDArray:
+        """Return ascending, unrepeated rows of a dataset of numbers, one request for each run of them.
+
+        `section` cuts out a part of the next axes.
+        """
         dataset = self._dataset(name)
+        shape = [len(range(*cut.indices(n))) for cut, n in zip(section, dataset.shape[1:], strict=False)]
         with self._reading(f"dataset '{name}'"):
-            values = np.empty((len(rows), *dataset.shape[1:]), dataset.dtype)
+            values = np.empty((len(rows), *shape, *dataset.shape[1 + len(shape) :]), dataset.dtype)
             for first, last in runs(rows):
                 start = int(rows[first])
-                dataset.read_direct(values, np.s_[start : start + last - first], np.s_[first:last])
+                dataset.read_direct(values, np.s_[start : start + last - first, *section], np.s_[first:last])
         return values
 
     def _dataset(self, name: str) -> h5py.Dataset:

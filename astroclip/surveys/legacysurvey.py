@@ -320,6 +320,17 @@ def encode_targetid(release: ArrayLike, brickid: ArrayLike, objid: ArrayLike) ->
     return np.where(valid, (numbers[0] << 42) | (numbers[1] << 22) | numbers[2], -1)
 
 
+def decode_targetid(targetid: ArrayLike) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """Return (RELEASE, BRICKID, OBJID) of DESI targets, the inverse of `encode_targetid`.
+
+    -1 in all three where a TARGETID is not one of a Legacy Survey source: sky, secondary and stuck fibres.
+    """
+    ids = np.asarray(targetid, np.int64)
+    source = (ids >= 1 << 42) & (ids < 1 << 58)
+    release, brickid, objid = ids >> 42, (ids >> 22) & ((1 << 20) - 1), ids & ((1 << 22) - 1)
+    return np.where(source, release, -1), np.where(source, brickid, -1), np.where(source, objid, -1)
+
+
 def _file_id(path: Path) -> str:
     """Return the identifier in a file's name, "" if there is none."""
     stem = next((path.name.removesuffix(s) for s in SUFFIXES[1:] + SUFFIXES[:1] if path.name.endswith(s)), "")

@@ -164,6 +164,28 @@ class SteinImages:
         stamps = parts[0] if len(parts) == 1 else np.concatenate(parts)
         return stamps if np.array_equal(inverse, np.arange(len(unique))) else stamps[inverse]
 
+    def show_sky(self, images: ArrayLike) -> NDArray[np.bool_]:
+        """Say which images, by their number, have a pixel that was observed: finite, not 0 in all bands.
+
+        Reads the middle of each, and all of it only where nothing is there.
+
+        Raises
+        ------
+        DataError
+            If a file is damaged.
+        """
+        unique, inverse = np.unique(np.asarray(images, np.int64), return_inverse=True)
+        files, rows = self.locate(unique)
+        middle = tuple(slice((n - 1) // 2, n // 2 + 1) for n in self.shape)
+        seen = np.zeros(len(unique), bool)
+        for file in np.unique(files):
+            mine = files == file
+            part = self._open(int(file)).read_rows(IMAGES, rows[mine], slice(None), *middle)
+            seen[mine] = (np.isfinite(part) & (part != 0)).any(axis=(1, 2, 3))
+        for blank in np.flatnonzero(~seen):
+            seen[blank] = np.isfinite(self.read_images([unique[blank]], min(self.shape))).any()
+        return seen[inverse]
+
     @cached_property
     def _index(self) -> RowIndex:
         ra, dec = np.full((2, len(self)), np.nan)

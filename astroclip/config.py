@@ -1,9 +1,10 @@
-"""Frozen typed settings, read strictly from YAML and changed with ``key=value``.
+"""Frozen typed settings, read strictly from YAML and changed with ``key=value``; the folder of what is fetched.
 
 A wrong key, type or value is one `ConfigError` that names the file, the key and what was expected.
 """
 
 import copy
+import os
 from importlib import resources
 from pathlib import Path
 from typing import Any, Self, TypeVar
@@ -12,6 +13,11 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from astroclip.errors import ConfigError
+
+
+def cache_folder(kind: str) -> Path:
+    """Return where fetched things of a kind are kept: ``$ASTROCLIP_CACHE/<kind>``, by default in ~/.cache."""
+    return Path(os.environ.get("ASTROCLIP_CACHE") or Path.home() / ".cache" / "astroclip") / kind
 
 
 class Settings(BaseModel):

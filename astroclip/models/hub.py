@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
+from astroclip.config import cache_folder
 from astroclip.errors import AstroclipError, CheckpointError, UsageError
 from astroclip.models.checkpoint import (
     CARD,
@@ -94,7 +95,7 @@ def pull_model(name: str, cache: Path | None = None, offline: bool = False) -> P
             f"'{name}': not a model's name; expected {', '.join(KNOWN)} or org/repo, then @revision"
         )
     repo, revision = parsed
-    cache = cache or _default_cache()
+    cache = cache or cache_folder("models")
     if offline or constants.HF_HUB_OFFLINE:
         found = _find_pulled(cache, repo, revision) or _convert_cached(cache, repo, revision)
         if found is None:
@@ -125,7 +126,7 @@ def find_model(name_or_dir: str | Path) -> Path:
     if is_model_directory(directory):
         return directory
     parsed = _parse(str(name_or_dir))
-    found = _find_pulled(_default_cache(), *parsed) if parsed else None
+    found = _find_pulled(cache_folder("models"), *parsed) if parsed else None
     if found is not None:
         return found
     if directory.is_dir() and str(name_or_dir) not in KNOWN:
@@ -133,7 +134,7 @@ def find_model(name_or_dir: str | Path) -> Path:
         raise CheckpointError(f"{directory}: no model directory, it lacks {lacking}")
     if directory.is_file():
         raise CheckpointError(f"{directory}: a file; convert it: astroclip models convert {directory} -o DIR")
-    here = ", ".join(path.name for path in _pulled(_default_cache())) or "none"
+    here = ", ".join(path.name for path in _pulled(cache_folder("models"))) or "none"
     raise CheckpointError(
         f"no model '{name_or_dir}': neither a model directory nor one that was pulled (here: {here}). "
         f"Get one: astroclip models pull {'|'.join(KNOWN)}, or make one: astroclip models init mini -o DIR"
@@ -142,7 +143,7 @@ def find_model(name_or_dir: str | Path) -> Path:
 
 def list_models(cache: Path | None = None) -> list[ModelInfo]:
     """List the models that were pulled, then the published ones that were not (their `path` is None)."""
-    cache = cache or _default_cache()
+    cache = cache or cache_folder("models")
     models = []
     for directory in _pulled(cache):
         try:
@@ -153,11 +154,6 @@ def list_models(cache: Path | None = None) -> list[ModelInfo]:
         if not any(model.path and model.path.name.startswith(_slug(known.repo) + "@") for model in models):
             models.append(ModelInfo(name, known.modality, known.width, known.parameters, known.repo, None))
     return models
-
-
-def _default_cache() -> Path:
-    """Return where pulled models are kept."""
-    return Path(os.environ.get("ASTROCLIP_CACHE") or Path.home() / ".cache" / "astroclip") / "models"
 
 
 def _parse(name: str) -> tuple[str, str] | None:

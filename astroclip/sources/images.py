@@ -1,6 +1,6 @@
-"""Sources of images: a vector column, cut-outs and larger images in files.
+"""Sources of images: a vector column; cut-outs and larger images in files, or from a web service.
 
-Shapes: n rows of a block, S side of the model's crop in pixels.
+Shapes: n rows of a block, m of them read together, S side of the model's crop in pixels.
 """
 
 import logging
@@ -13,14 +13,29 @@ from torch import Tensor
 
 from astroclip.catalog import Catalog
 from astroclip.errors import DataError, UsageError
-from astroclip.preprocess.image import center_crop, prepare_images, resample_pixscale
+from astroclip.preprocess.image import center_crop, resample_pixscale
 from astroclip.schema import IMAGE, PIXSCALE, TARGETID, EmbedFlag
-from astroclip.sources.block import Block, Flags, ModelInputs, Source, SourceOptions, find_position
-from astroclip.surveys import legacysurvey
+from astroclip.sources.block import (
+    Block,
+    ModelInputs,
+    Source,
+    SourceOptions,
+    find_position,
+    find_unreadable,
+    holds_hdf5,
+    image_inputs,
+    read_position,
+)
+from astroclip.sources.services import LAYERS, LayerCutouts
 from astroclip.surveys.fitsfile import check_image_unit
+from astroclip.surveys.legacysurvey import ImageFolder, open_images
+from astroclip.surveys.multimodal import MultimodalImages, open_multimodal_images
+from astroclip.surveys.stein import SteinImages, is_stein, open_stein
 
 logger = logging.getLogger(__name__)
 SCALE_TOLERANCE = 0.01  # relative difference in arcsec/px below which a scale is the survey's
+OneByOne = ImageFolder | LayerCutouts  # images read with `read`
+Together = SteinImages | MultimodalImages  # and with `read_images`, many at a time
 
 
 def image_source(table: Catalog, wanted: str | None, size: int, options: SourceOptions) -> Source | None:
@@ -30,7 +45,8 @@ def image_source(table: Catalog, wanted: str | None, size: int, options: SourceO
     ----------
     table : Catalog
     wanted : str, optional
-        A vector column, an image file or a folder of them; by default the column IMAGE, if there is one.
+        An image file or a folder of them: FITS, or HDF5 of Stein et al. or Multimodal Universe; a layer of
+        the Legacy Survey's web service, one of `LAYERS`; a vector column, by default IMAGE if there is one.
     size : int
         Side of the model's crop in pixels.
     options : SourceOptions
@@ -41,10 +57,19 @@ def image_source(table: Catalog, wanted: str | None, size: int, options: SourceO
         If what is wanted does not exist, or is not images in nanomaggies.
     """
     if wanted is not None and Path(wanted).exists():
-        return ImageFiles(table, Path(wanted), size, options)
+        return ImageFiles(table, _open(Path(wanted)), f"images of {Path(wanted).name}", size, options)
+    if wanted in LAYERS:
+        if not find_position(table):
+            raise DataError(
+                f"{table.name}: cut-outs of {wanted} are fetched by position, and the table has none"
+            )
+        return ImageFiles(table, LayerCutouts(wanted, size), f"cut-outs of {wanted}", size, options)
     column = table.find(wanted or IMAGE)
     if column is None and wanted is not None:
-        raise UsageError(f"--images {wanted}: neither a file, nor a folder, nor a column of {table.name}")
+        raise UsageError(
+            f"--images {wanted}: neither a file, nor a folder, nor a column of {table.name}, nor one of "
+            f"{', '.join(LAYERS)}"
+        )
     return ImageColumn(table, column, size, options) if column else None
 
 
@@ -68,61 +93,79 @@ class ImageColumn:
         images, flag = _to_survey_scale(
             torch.from_numpy(block[self.columns[0]]), self._pixscale, self._options
         )
-        return _image_inputs(images, np.full(len(images), flag, np.int32), self._size, self._options)
+        return image_inputs(images, np.full(len(images), flag, np.int32), self._size, self._options)
 
 
 class ImageFiles:
-    """Images in files: cut-outs found by id, else by position, and stamps from larger images."""
+    """Images that are found by id, else by position: in files, or those a web service has."""
 
-    def __init__(self, table: Catalog, path: Path, size: int, options: SourceOptions) -> None:
-        self._images = legacysurvey.open_images(path)
-        for _, reason in self._images.unreadable:
-            logger.warning("%s", reason)
+    def __init__(
+        self, table: Catalog, images: OneByOne | Together, name: str, size: int, options: SourceOptions
+    ) -> None:
         brick = [table.find("RELEASE"), table.find("BRICKID"), table.find("OBJID", "BRICK_OBJID")]
-        self._ids = [[name] for name in (table.find(TARGETID),) if name]
-        self._ids += [[name for name in brick if name]] if all(brick) else []
+        self._ids = [[column] for column in (table.find(TARGETID),) if column]
+        self._ids += [[column for column in brick if column]] if all(brick) else []
         self._position = find_position(table)
         if not (self._ids or self._position):
             raise DataError(
-                f"{table.name}: images of {path} are found by TARGETID, by RELEASE, BRICKID, OBJID or by "
-                "position, and the table has none of these columns"
+                f"{table.name}: {name} are found by TARGETID, by RELEASE, BRICKID, OBJID or by position, and "
+                "the table has none of these columns"
             )
-        self.name = f"images of {path.name}"
-        self.columns = [*(name for key in self._ids for name in key), *self._position]
+        images.match(None, [], [], 0)  # a damaged index is refused before anything is written
+        self.name, self._images = name, images
+        self.columns = [*(column for key in self._ids for column in key), *self._position]
         self._size, self._options = size, options
 
     def read(self, block: Block, start: int) -> ModelInputs:
         """Find and read a stamp for each row; files are opened once a block."""
-        n = len(block[self.columns[0]])
-        ra, dec = (block[name] for name in self._position) if self._position else np.full((2, n), np.nan)
+        ra, dec = read_position(block, self._position)
         ids = [
             ["-".join(map(str, row)) for row in zip(*(block[c] for c in key), strict=True)]
             for key in self._ids
         ]
         match = self._images.match(ids or None, ra, dec, self._options.radius_arcsec)
-        images = np.full((n, 3, self._size, self._size), np.nan, np.float32)
+        images = np.full((len(ra), 3, self._size, self._size), np.nan, np.float32)
         flag = np.where(match.ambiguous, EmbedFlag.AMBIGUOUS_IMAGE, 0).astype(np.int32)
-        for row in np.argsort(match.file, kind="stable"):
-            if match.file[row] < 0:
-                continue
-            try:
-                images[row], bits = self._read_one(int(match.file[row]), ra[row], dec[row])
-            except DataError as error:
-                logger.info("row %d: %s", start + row, error)
-                bits = EmbedFlag.UNREADABLE_IMAGE
-            flag[row] |= bits
-        return _image_inputs(torch.from_numpy(images), flag, self._size, self._options)
 
-    def _read_one(self, file: int, ra: float, dec: float) -> tuple[NDArray[np.float32], int]:
-        """Return the stamp (3, S, S) of a row at the survey's scale where asked for, and its flag bits."""
-        pixscale = float(np.nan_to_num(self._images.pixscale[file], nan=PIXSCALE))
+        def fill(rows: NDArray[np.int64]) -> None:
+            images[rows], bits = self._read_stamps(match.file[rows], ra[rows], dec[rows])
+            flag[rows] |= bits
+
+        found = np.flatnonzero(match.file >= 0)
+        found = found[np.argsort(match.file[found], kind="stable")]
+        for rows in [found] if isinstance(self._images, Together) else found[:, None]:
+            flag[find_unreadable(fill, rows, start)] |= EmbedFlag.UNREADABLE_IMAGE
+        return image_inputs(torch.from_numpy(images), flag, self._size, self._options)
+
+    def _read_stamps(
+        self, numbers: NDArray[np.int64], ra: NDArray, dec: NDArray
+    ) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
+        """Return stamps (m, 3, S, S) of one scale, the survey's where asked for, and their flag bits."""
+        pixscale = float(np.nan_to_num(self._images.pixscale[numbers[0]], nan=PIXSCALE))
         size = self._size
         if self._options.resample and pixscale < PIXSCALE:
             size = int(np.ceil(size * PIXSCALE / pixscale))
-        stamp = self._images.read(file, ra, dec, size)
-        padded = _pad_with_sky(stamp)
-        image, flag = _to_survey_scale(torch.from_numpy(stamp), pixscale, self._options)
-        return center_crop(image, self._size).numpy(), flag | padded
+        if isinstance(self._images, Together):
+            stamps = self._images.read_images(numbers, size)
+        else:
+            stamps = np.stack([self._images.read(*row, size) for row in zip(numbers, ra, dec, strict=True)])
+        padded = np.array([_pad_with_sky(stamp) for stamp in stamps], np.int32)
+        images, flag = _to_survey_scale(torch.from_numpy(stamps), pixscale, self._options)
+        return center_crop(images, self._size).numpy(), padded | flag
+
+
+def _open(path: Path) -> ImageFolder | Together:
+    """Open a file, or a folder, of images in whichever format they are."""
+    images: ImageFolder | Together
+    if is_stein(path):
+        images = open_stein(path)
+        for file, problem in images.problems:
+            logger.info("%s: %s", file, problem)
+    else:
+        images = open_multimodal_images(path) if holds_hdf5(path) else open_images(path)
+    for _, reason in images.unreadable:
+        logger.warning("%s", reason)
+    return images
 
 
 def _pad_with_sky(stamp: NDArray[np.float32]) -> int:
@@ -144,14 +187,3 @@ def _to_survey_scale(images: Tensor, pixscale: float, options: SourceOptions) ->
     if not options.resample:
         return images, EmbedFlag.WRONG_PIXSCALE
     return resample_pixscale(images, pixscale), 0
-
-
-def _image_inputs(images: Tensor, flag: Flags, size: int, options: SourceOptions) -> ModelInputs:
-    """Prepare images (n, 3, H, W) and flag what is bad about them."""
-    prepared = prepare_images(images, size)
-    bad = prepared.bad_fraction.numpy()
-    flag |= np.where(bad > options.max_bad, EmbedFlag.BAD_IMAGE_PIXELS, 0)
-    flag |= np.where(bad >= 1, EmbedFlag.NO_IMAGE, 0)
-    flag |= EmbedFlag.IMAGE_PADDED if prepared.padded else 0
-    flag[bad >= 1] &= ~(EmbedFlag.BAD_IMAGE_PIXELS | EmbedFlag.IMAGE_PADDED)
-    return ModelInputs(prepared.rgb, flag)

@@ -1,4 +1,4 @@
-"""Sources of spectra: vector columns, DESI coadds, SDSS spec files.
+"""Sources of spectra: vector columns, SDSS spec files, Multimodal Universe files; which one a name means.
 
 Shapes: n rows of a block, W spectral pixels.
 """
@@ -12,11 +12,23 @@ from numpy.typing import NDArray
 
 from astroclip.catalog import Catalog
 from astroclip.errors import DataError, UsageError
-from astroclip.preprocess.spectrum import prepare_spectra
 from astroclip.schema import FLUX, IVAR, MASK, N_WAVE, TARGETID, WAVE, EmbedFlag
-from astroclip.sources.block import Block, Flags, ModelInputs, Source, SourceOptions, find_position
+from astroclip.sources.block import (
+    Block,
+    ModelInputs,
+    Source,
+    SourceOptions,
+    find_position,
+    find_unreadable,
+    holds_hdf5,
+    read_position,
+    spectrum_inputs,
+)
+from astroclip.sources.coadds import CoaddItself, coadd_source
+from astroclip.sources.services import SPARCL, SPARCL_RELEASE, SparclCoadds
 from astroclip.surveys import desi, sdss
 from astroclip.surveys.fitsfile import check_flux_unit, check_wave_unit
+from astroclip.surveys.multimodal import open_multimodal_spectra
 
 logger = logging.getLogger(__name__)
 
@@ -24,8 +36,9 @@ logger = logging.getLogger(__name__)
 def spectrum_source(table: Catalog, wanted: str | None, options: SourceOptions) -> Source | None:
     """Return the source of spectra for a catalogue.
 
-    `wanted` is a vector column, a coadd or SDSS spec file, or a folder of them; by default the spectra of the
-    catalogue if it is such a file itself, else its vector column FLUX, if there is one.
+    `wanted` is a coadd, SDSS spec or Multimodal Universe file, or a folder of them; ``sparcl``, or
+    ``sparcl:<data set>``, for that web service; or a vector column. By default the spectra of the catalogue
+    if it is such a file itself, else its vector column FLUX, if there is one.
 
     Raises
     ------
@@ -33,21 +46,31 @@ def spectrum_source(table: Catalog, wanted: str | None, options: SourceOptions) 
         If what is wanted does not exist, or is not spectra.
     """
     if wanted is None:
-        if table.header.get("EXTNAME") == "FIBERMAP" and desi.is_coadd(table.path):
-            return CoaddItself(table, options)
-        if sdss.is_spec(table.path):
-            return SpecFiles(table, table.path, options)
-        column = table.find(FLUX)
-        return SpectrumColumns(table, column, options) if column and table.column(column).shape else None
+        return _own_spectra(table, options)
     path = Path(wanted)
     if path.exists():
-        if coadds := [p for p in desi.find_coadds(path) if path.is_dir() or desi.is_coadd(p)]:
-            return CoaddFiles(table, path, coadds, options)
-        return SpecFiles(table, path, options)
+        if coadds := coadd_source(table, path, options):
+            return coadds
+        return (MultimodalFiles if holds_hdf5(path) else SpecFiles)(table, path, options)
+    service, _, release = wanted.partition(":")
+    if service == SPARCL:
+        return SparclCoadds(table, release or SPARCL_RELEASE, options)
     column = table.find(wanted)
     if column is None:
-        raise UsageError(f"--spectra {wanted}: neither a file, nor a folder, nor a column of {table.name}")
+        raise UsageError(
+            f"--spectra {wanted}: neither a file, nor a folder, nor a column of {table.name}, nor {SPARCL}"
+        )
     return SpectrumColumns(table, column, options)
+
+
+def _own_spectra(table: Catalog, options: SourceOptions) -> Source | None:
+    """Return the source of the spectra that the catalogue holds, or none."""
+    if table.header.get("EXTNAME") == "FIBERMAP" and desi.is_coadd(table.path):
+        return CoaddItself(table, options)
+    if sdss.is_spec(table.path):
+        return SpecFiles(table, table.path, options)
+    column = table.find(FLUX)
+    return SpectrumColumns(table, column, options) if column and table.column(column).shape else None
 
 
 class SpectrumColumns:
@@ -82,57 +105,7 @@ class SpectrumColumns:
         """Prepare the columns' spectra."""
         ivar, mask, wave = (block[name] if name else None for name in (self._ivar, self._mask, self._wave))
         flux = block[self.columns[0]]
-        return _spectrum_inputs(flux, ivar, mask, wave, np.zeros(len(flux), np.int32), self._options)
-
-
-class CoaddItself:
-    """The spectra of a DESI coadd whose FIBERMAP is the catalogue: row by row."""
-
-    def __init__(self, table: Catalog, options: SourceOptions) -> None:
-        self._coadd = desi.open_coadd(table.path)
-        self.name, self.columns, self._options = "its own spectra", [TARGETID], options
-
-    def read(self, block: Block, start: int) -> ModelInputs:
-        """Read the rows' spectra."""
-        n = len(block[TARGETID])
-        spectra = self._coadd.read(slice(start, start + n))
-        return _spectrum_inputs(
-            spectra.flux, spectra.ivar, spectra.mask, None, np.zeros(n, np.int32), self._options
-        )
-
-
-class CoaddFiles:
-    """Spectra in DESI coadd files, found by TARGETID, and SURVEY, PROGRAM, HEALPIX where both tell."""
-
-    def __init__(self, table: Catalog, path: Path, coadds: list[Path], options: SourceOptions) -> None:
-        if not table.find(TARGETID):
-            raise DataError(
-                f"{table.name}: spectra of coadds are found by TARGETID, and the table has no such column"
-            )
-        self._index = desi.index_coadds(coadds)
-        for _, reason in self._index.unreadable:
-            logger.warning("%s", reason)
-        keys = [found for name in ("SURVEY", "PROGRAM", "HEALPIX") if (found := table.find(name))]
-        self.name, self._options = f"coadds of {path.name}", options
-        self.columns = [str(table.find(TARGETID)), *keys]
-
-    def read(self, block: Block, start: int) -> ModelInputs:
-        """Find and read the rows' spectra; files are opened once a block."""
-        keys = {name.lower(): block[name] for name in self.columns[1:]}
-        match = self._index.lookup(block[self.columns[0]], **keys)
-        n = len(match.file)
-        flux, ivar = np.zeros((2, n, N_WAVE), np.float32)
-        flag = np.where(match.ambiguous, EmbedFlag.AMBIGUOUS_SPECTRUM, 0).astype(np.int32)
-        for file in np.unique(match.file[match.file >= 0]):
-            rows = np.flatnonzero(match.file == file)
-            try:
-                with desi.open_coadd(self._index.files[file]) as coadd:
-                    spectra = coadd.read(match.row[rows])
-                flux[rows], ivar[rows] = spectra.flux, spectra.ivar
-            except DataError as error:
-                logger.info("rows from %d: %s", start + rows[0], error)
-                flag[rows] |= EmbedFlag.UNREADABLE_SPECTRUM
-        return _spectrum_inputs(flux, ivar, None, None, flag, self._options)
+        return spectrum_inputs(flux, ivar, mask, wave, np.zeros(len(flux), np.int32), self._options)
 
 
 class SpecFiles:
@@ -141,7 +114,7 @@ class SpecFiles:
     def __init__(self, table: Catalog, path: Path, options: SourceOptions) -> None:
         self._index = sdss.find_specs(path)
         if not self._index.files:
-            raise DataError(f"{path}: no DESI coadd-*.fits and no SDSS spec-*.fits in it")
+            raise DataError(f"{path}: no DESI coadd-*.fits, no SDSS spec-*.fits and no HDF5 in it")
         for _, reason in self._index.unreadable:
             logger.warning("%s", reason)
         names = [
@@ -176,25 +149,40 @@ class SpecFiles:
                 inputs.flag[row] |= EmbedFlag.UNREADABLE_SPECTRUM
                 continue
             flux, ivar, mask = (x[None] for x in (one.flux, one.ivar, one.mask))
-            prepared = _spectrum_inputs(flux, ivar, mask, one.wave, np.zeros(1, np.int32), self._options)
+            prepared = spectrum_inputs(flux, ivar, mask, one.wave, np.zeros(1, np.int32), self._options)
             inputs.inputs[row], inputs.flag[row] = prepared.inputs[0], prepared.flag[0]
         inputs.flag[ambiguous] |= EmbedFlag.AMBIGUOUS_SPECTRUM
         return inputs
 
 
-def _spectrum_inputs(
-    flux: NDArray,
-    ivar: NDArray | None,
-    mask: NDArray | None,
-    wave: NDArray | None,
-    flag: Flags,
-    options: SourceOptions,
-) -> ModelInputs:
-    """Prepare spectra (n, W) and flag what is bad about them."""
-    prepared = prepare_spectra(flux, ivar, mask, wave)
-    bad, covered = prepared.bad_fraction.numpy(), prepared.coverage.numpy()
-    flag |= np.where(bad > options.max_bad, EmbedFlag.BAD_SPECTRUM_PIXELS, 0)
-    flag |= np.where(covered < 1, EmbedFlag.PARTIAL_COVERAGE, 0)
-    flag[bad >= 1] &= ~(EmbedFlag.BAD_SPECTRUM_PIXELS | EmbedFlag.PARTIAL_COVERAGE)
-    flag |= np.where(bad >= 1, EmbedFlag.NO_SPECTRUM, 0)
-    return ModelInputs(prepared.flux, flag)
+class MultimodalFiles:
+    """DESI spectra in Multimodal Universe files, found by TARGETID, else by position."""
+
+    def __init__(self, table: Catalog, path: Path, options: SourceOptions) -> None:
+        self._target, self._position = table.find(TARGETID), find_position(table)
+        self.columns = [*([self._target] if self._target else []), *self._position]
+        if not self.columns:
+            raise DataError(
+                f"{table.name}: spectra of {path} are found by TARGETID or by position, and the table has "
+                "none of these columns"
+            )
+        self._spectra = open_multimodal_spectra(path)
+        for _, reason in self._spectra.unreadable:
+            logger.warning("%s", reason)
+        self.name, self._options = f"spectra of {path.name}", options
+
+    def read(self, block: Block, start: int) -> ModelInputs:
+        """Find and read the rows' spectra; files are opened once a block."""
+        ra, dec = read_position(block, self._position)
+        ids = block[self._target] if self._target else None
+        match = self._spectra.match(ids, ra, dec, self._options.radius_arcsec)
+        flux, ivar = np.zeros((2, len(ra), N_WAVE), np.float32)
+        flag = np.where(match.ambiguous, EmbedFlag.AMBIGUOUS_SPECTRUM, 0).astype(np.int32)
+
+        def fill(rows: NDArray[np.int64]) -> None:
+            spectra = self._spectra.read_spectra(match.file[rows])
+            flux[rows], ivar[rows] = spectra.flux, spectra.ivar
+
+        bad = find_unreadable(fill, np.flatnonzero(match.file >= 0), start)
+        flag[bad] |= EmbedFlag.UNREADABLE_SPECTRUM
+        return spectrum_inputs(flux, ivar, None, None, flag, self._options)

@@ -1,0 +1,278 @@
+"""Every source of spectra, every flag bit: what the model is given for a row."""
+
+import numpy as np
+import pytest
+import torch
+from builders import truncate, write_coadd, write_spec
+from builders_hdf5 import write_hdf5, write_multimodal_spectra
+from source_rows import NO, OPTIONS, read_spectra, write_table
+
+from astroclip.catalog import open_catalog
+from astroclip.errors import DataError, UsageError
+from astroclip.preprocess.spectrum import prepare_spectra
+from astroclip.schema import EmbedFlag, desi_wave
+from astroclip.sources import SourceOptions, spectrum_source
+from astroclip.surveys.desi import open_coadd
+from astroclip.surveys.zcatalog import coadd_path
+
+
+def test_spectrum_columns_on_the_desi_grid(tmp_path, rng):
+    flux = rng.normal(3, 1, (4, 7781)).astype("f4")
+    ivar = np.ones_like(flux)
+    ivar[1] = 0
+    ivar[2, :2000] = 0
+    mask = np.zeros(flux.shape, "i4")
+    mask[3, 100] = 8
+    path = write_table(
+        tmp_path / "c.fits", {"FLUX": "10**-17 erg/(s cm2 Angstrom)"}, FLUX=flux, IVAR=ivar, MASK=mask
+    )
+    inputs, flag = read_spectra(path)
+    assert list(flag) == [NO, EmbedFlag.NO_SPECTRUM, EmbedFlag.BAD_SPECTRUM_PIXELS, NO]
+    np.testing.assert_array_equal(inputs[0], flux[0])
+    assert inputs[3, 100] == pytest.approx((flux[3, 99] + flux[3, 101]) / 2, rel=1e-5)
+
+
+def test_spectrum_columns_with_their_own_grid(tmp_path, rng):
+    wave = np.linspace(4000, 9000, 3000)
+    flux = rng.normal(3, 1, (2, 3000)).astype("f4")
+    path = write_table(tmp_path / "c.fits", FLUX=flux, WAVE=np.tile(wave, (2, 1)))
+    inputs, flag = read_spectra(path)
+    assert list(flag) == [EmbedFlag.PARTIAL_COVERAGE] * 2
+    np.testing.assert_array_equal(inputs, prepare_spectra(flux, wave=wave).flux)
+
+
+@pytest.mark.parametrize(
+    ("columns", "units", "said"),
+    [
+        ({"FLUX": np.zeros((2, 50), "f4")}, {}, r"50 pixels and there is no column WAVE"),
+        ({"FLUX": np.zeros((2, 7781), "f4")}, {"FLUX": "Jy"}, r"column 'FLUX': flux in 'Jy'"),
+        (
+            {"FLUX": np.zeros((2, 50), "f4"), "WAVE": np.zeros((2, 50))},
+            {"WAVE": "nm"},
+            r"wavelengths in 'nm'",
+        ),
+        (
+            {"FLUX": np.zeros((2, 7781), "f4"), "IVAR": np.zeros((2, 50), "f4")},
+            {},
+            r"'IVAR' has shape \(50,\)",
+        ),
+    ],
+)
+def test_columns_that_are_not_spectra(tmp_path, columns, units, said):
+    path = write_table(tmp_path / "c.fits", units, **columns)
+    with pytest.raises(DataError, match=said):
+        read_spectra(path)
+
+
+def test_a_photometric_flux_is_no_spectrum(tmp_path):
+    path = write_table(tmp_path / "c.fits", FLUX=np.array([1.0, 2.0]))
+    with open_catalog(path) as table:
+        assert spectrum_source(table, None, OPTIONS) is None
+
+
+def test_a_coadd_is_its_own_source(tmp_path):
+    path = tmp_path / "coadd-sv3-dark-26065.fits"
+    dead = {
+        f"{arm}_IVAR": np.where(np.arange(4) == 2, 0, 1)[:, None] * np.ones(n, "f4")
+        for arm, n in (("B", 2751), ("R", 2326), ("Z", 2881))
+    }
+    write_coadd(path, replace=dead)
+    inputs, flag = read_spectra(path)
+    assert list(flag) == [NO, NO, EmbedFlag.NO_SPECTRUM, NO]
+    with open_coadd(path) as coadd:
+        spectra = coadd.read()
+    np.testing.assert_array_equal(inputs, prepare_spectra(spectra.flux, spectra.ivar, spectra.mask).flux)
+
+
+def test_coadds_by_targetid_survey_and_program(tmp_path):
+    folder = tmp_path / "healpix"
+    for name, ids, seed in (
+        ("coadd-sv3-dark-100.fits", [1, 2], 1),
+        ("coadd-sv3-bright-100.fits", [2, 3], 2),
+        ("coadd-sv3-dark-200.fits", [4], 3),
+    ):
+        write_coadd(folder / name, targetid=ids, seed=seed)
+    truncate(folder / "coadd-sv3-dark-200.fits", 0.8)
+    ids = np.array([3, 9, 2, 1, 4])
+    alone = read_spectra(write_table(tmp_path / "a.fits", TARGETID=ids), folder)
+    broken = EmbedFlag.NO_SPECTRUM | EmbedFlag.UNREADABLE_SPECTRUM
+    assert list(alone.flag) == [NO, EmbedFlag.NO_SPECTRUM, EmbedFlag.AMBIGUOUS_SPECTRUM, NO, broken]
+    path = write_table(
+        tmp_path / "b.fits",
+        TARGETID=ids,
+        SURVEY=["sv3"] * 5,
+        PROGRAM=["bright", "dark", "dark", "dark", "dark"],
+    )
+    inputs, flag = read_spectra(path, folder)
+    assert list(flag) == [NO, EmbedFlag.NO_SPECTRUM, NO, NO, broken]
+    with open_coadd(folder / "coadd-sv3-dark-100.fits") as coadd:
+        dark = coadd.read(1)
+    np.testing.assert_array_equal(inputs[2], prepare_spectra(dark.flux, dark.ivar).flux[0])
+
+
+def test_sdss_spectra_by_plate_and_by_position(tmp_path):
+    folder = tmp_path / "sdss"
+    write_spec(folder / "spec-0266-51602-0007.fits", fiber=7, ra=10.0, dec=1.0)
+    write_spec(folder / "spec-0266-51602-0008.fits", fiber=8, ra=20.0, dec=1.0)
+    truncate(folder / "spec-0266-51602-0008.fits", 0.5)
+    partial = EmbedFlag.PARTIAL_COVERAGE
+    broken = EmbedFlag.NO_SPECTRUM | EmbedFlag.UNREADABLE_SPECTRUM
+    by_id = write_table(tmp_path / "a.fits", PLATE=[266] * 3, MJD=[51602] * 3, FIBERID=[7, 8, 9])
+    inputs, flag = read_spectra(by_id, folder)
+    assert list(flag) == [partial, broken, EmbedFlag.NO_SPECTRUM]
+    by_position = read_spectra(write_table(tmp_path / "b.fits", RA=[10.0, 50.0], DEC=[1.0, 1.0]), folder)
+    assert list(by_position.flag) == [partial, EmbedFlag.NO_SPECTRUM]
+    assert torch.equal(by_position.inputs[0], inputs[0])
+
+
+def test_an_sdss_file_is_its_own_catalogue(tmp_path):
+    path = tmp_path / "spec-0266-51602-0007.fits"
+    coadd = write_spec(path)
+    inputs, flag = read_spectra(path)
+    assert list(flag) == [EmbedFlag.PARTIAL_COVERAGE]
+    expected = prepare_spectra(
+        coadd["flux"][None], coadd["ivar"][None], wave=10.0 ** coadd["loglam"].astype("f8")
+    )
+    np.testing.assert_allclose(inputs, expected.flux, atol=1e-5)
+
+
+def test_spectra_without_a_way_to_find_them(tmp_path):
+    write_coadd(tmp_path / "coadds" / "coadd-sv3-dark-1.fits")
+    write_spec(tmp_path / "sdss" / "spec-0266-51602-0007.fits")
+    (tmp_path / "empty").mkdir()
+    path = write_table(tmp_path / "c.fits", MAG=[20.0])
+    for wanted, said in (
+        ("coadds", "found by TARGETID"),
+        ("sdss", "found by PLATE, MJD, FIBERID or by position"),
+        ("empty", r"no DESI coadd-\*.fits, no SDSS spec-\*.fits and no HDF5"),
+    ):
+        with pytest.raises(DataError, match=said):
+            read_spectra(path, tmp_path / wanted)
+    with pytest.raises(UsageError, match="neither a file, nor a folder, nor a column"):
+        read_spectra(path, "NOTHING")
+
+
+def test_flags_speak_of_the_whole_grid():
+    assert desi_wave()[-1] == pytest.approx(9824.0)
+    assert len({bit.value for bit in EmbedFlag}) == len(list(EmbedFlag)) == 11
+
+
+# --- the tree of a release, Multimodal Universe ------------------------------------------------------------
+
+NOTHING = EmbedFlag.NO_SPECTRUM
+BROKEN = EmbedFlag.NO_SPECTRUM | EmbedFlag.UNREADABLE_SPECTRUM
+
+
+@pytest.fixture
+def tree(tmp_path):
+    """A release of three coadds, one of them cut in half; target 2 is in two programs."""
+    root = tmp_path / "release"
+    for seed, (key, ids) in enumerate(
+        {("sv3", "dark", 101): [1, 2, 3], ("sv3", "bright", 101): [2], ("main", "dark", 7): [4]}.items()
+    ):
+        write_coadd(
+            coadd_path(root / "healpix", *key),
+            targetid=ids,
+            seed=seed,
+            replace=None if seed else {"B_IVAR": half_dead(2751), "R_IVAR": half_dead(2326)} | dead_z(),
+        )
+    truncate(coadd_path(root, "main", "dark", 7), 0.5)
+    return root
+
+
+def half_dead(pixels):
+    """Make inverse variances of three spectra: good, a fifth of the pixels bad, all of them bad."""
+    ivar = np.ones((3, pixels), "f4")
+    ivar[1, ::5] = ivar[2] = 0
+    return ivar
+
+
+def dead_z():
+    return {"Z_IVAR": half_dead(2881)}
+
+
+def test_every_flag_of_a_tree(tmp_path, tree, monkeypatch):
+    rows = [
+        (2, "sv3", "dark", 101, EmbedFlag.BAD_SPECTRUM_PIXELS),
+        (2, "sv3", "bright", 101, NO),
+        (1, "sv3", "dark", 101, NO),
+        (3, "sv3", "dark", 101, NOTHING),  # a dead fibre
+        (9, "sv3", "dark", 101, NOTHING),  # not in the file
+        (1, "sv3", "other", 101, NOTHING),  # there is no such file
+        (4, "main", "dark", 7, BROKEN),
+    ]
+    targetid, survey, program, healpix, expected = zip(*rows, strict=True)
+    keys = {"SURVEY": np.array(survey, "S8"), "PROGRAM": np.array(program, "S8"), "HEALPIX": healpix}
+    path = write_table(tmp_path / "zcatalog.fits", TARGETID=np.array(targetid), **keys)
+    indexed = read_spectra(write_table(tmp_path / "a.fits", TARGETID=np.array(targetid)), tree)
+    assert indexed.flag[1] & EmbedFlag.AMBIGUOUS_SPECTRUM
+    with monkeypatch.context() as patch:
+        patch.delattr("astroclip.surveys.desi.index_coadds")  # the tree needs none
+        for folder in (tree, tree / "healpix"):
+            inputs, flag = read_spectra(path, folder)
+            assert list(flag) == list(expected)
+    with open_coadd(coadd_path(tree, "sv3", "bright", 101)) as coadd:
+        bright = coadd.read()
+    np.testing.assert_array_equal(inputs[1], prepare_spectra(bright.flux, bright.ivar).flux[0])
+    assert read_spectra(path, tree, SourceOptions(max_bad=0.5)).flag[0] == NO
+
+
+def test_coadds_elsewhere_are_indexed(tmp_path):
+    """Four folders deep and with the columns of a tree, but not named as in one."""
+    folder = tmp_path / "tiles"
+    write_coadd(folder / "cumulative" / "80613" / "20210324" / "1" / "coadd-5-80613-thru20210324.fits")
+    keys = {"SURVEY": ["sv3"], "PROGRAM": ["dark"], "HEALPIX": [101]}
+    path = write_table(tmp_path / "c.fits", TARGETID=np.array([2]), **keys)
+    assert list(read_spectra(path, folder).flag) == [NO]
+
+
+def test_every_flag_of_multimodal_spectra(tmp_path):
+    folder = tmp_path / "desi"
+    mask = np.zeros((4, 7781), bool)
+    mask[1, ::5] = mask[2] = True
+    truth = write_multimodal_spectra(
+        folder / "healpix=1" / "001-of-001.hdf5",
+        [11, 12, 13, 14],
+        spectrum_mask=mask,
+        ra=[10.0, 20.0, 30.0, 30.0],
+        dec=np.zeros(4),
+    )
+    write_multimodal_spectra(
+        folder / "healpix=2" / "001-of-001.hdf5", [15], spectrum_lambda=desi_wave() * 1.001
+    )
+    ids = np.array([11, 12, 13, 15, 16, -1])
+    path = write_table(tmp_path / "a.fits", TARGETID=ids)
+    inputs, flag = read_spectra(path, folder)
+    assert list(flag) == [NO, EmbedFlag.BAD_SPECTRUM_PIXELS, NOTHING, BROKEN, NOTHING, NOTHING]
+    np.testing.assert_array_equal(inputs[0], truth["spectrum_flux"][0])
+    assert list(read_spectra(path, folder, SourceOptions(max_bad=0.5)).flag[:2]) == [NO, NO]
+    by_position = write_table(tmp_path / "b.fits", RA=[10.0, 30.0, 99.0], DEC=[0.0, 0.0, 0.0])
+    inputs, flag = read_spectra(by_position, folder)
+    assert list(flag) == [NO, NOTHING | EmbedFlag.AMBIGUOUS_SPECTRUM, NOTHING]
+    np.testing.assert_array_equal(inputs[0], truth["spectrum_flux"][0])
+    one_file = read_spectra(path, folder / "healpix=1" / "001-of-001.hdf5")
+    assert list(one_file.flag[[0, 3]]) == [NO, NOTHING]
+
+
+def test_multimodal_files_that_cannot_be_used(tmp_path, caplog):
+    folder = tmp_path / "desi"
+    write_multimodal_spectra(folder / "a.hdf5", [11])
+    write_hdf5(folder / "b.hdf5", {"labels": [1]})
+    path = write_table(tmp_path / "c.fits", TARGETID=np.array([11]))
+    assert list(read_spectra(path, folder).flag) == [NO]
+    assert "b.hdf5: no dataset 'spectrum_flux'" in caplog.text
+    with pytest.raises(DataError, match="no dataset 'spectrum_flux'"):
+        read_spectra(path, folder / "b.hdf5")
+    nameless = write_table(tmp_path / "d.fits", MAG=[20.0])
+    with pytest.raises(DataError, match="found by TARGETID or by position"):
+        read_spectra(nameless, folder)
+
+
+def test_multimodal_spectra_that_cover_a_part(tmp_path):
+    part = slice(100, 7000)
+    path = tmp_path / "s.hdf5"
+    truth = write_multimodal_spectra(path, [11])
+    short = {f"spectrum_{k}": truth[f"spectrum_{k}"][:, part] for k in ("flux", "ivar", "mask")}
+    write_multimodal_spectra(path, [11], spectrum_lambda=desi_wave()[part], **short)
+    table = write_table(tmp_path / "c.fits", TARGETID=np.array([11]))
+    assert list(read_spectra(table, path).flag) == [EmbedFlag.BAD_SPECTRUM_PIXELS]

@@ -17,11 +17,18 @@ def embed(
         Path | None, typer.Option("--output", "-o", help="FITS or Parquet. Default: CATALOG-embedded.fits.")
     ] = None,
     images: Annotated[
-        str | None, typer.Option(help="Vector column, image file, or folder of cut-outs. Default: IMAGE.")
+        str | None,
+        typer.Option(
+            help="Vector column; file or folder of images (FITS, HDF5 of Stein et al. or Multimodal "
+            "Universe); ls-dr9, ls-dr9-north, ls-dr9-south or ls-dr10: fetch cut-outs. Default: IMAGE."
+        ),
     ] = None,
     spectra: Annotated[
         str | None,
-        typer.Option(help="Vector column, or file or folder of coadds or spec files. Default: FLUX."),
+        typer.Option(
+            help="Vector column; file or folder of spectra (DESI coadds, SDSS spec files, HDF5 of Multimodal "
+            "Universe); sparcl or sparcl:DESI-EDR: fetch spectra by TARGETID. Default: FLUX."
+        ),
     ] = None,
     hdu: Annotated[str | None, typer.Option(help="Name or number of the table's HDU.")] = None,
     max_bad: Annotated[

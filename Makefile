@@ -6,7 +6,7 @@ BIN := .venv/bin
 
 .venv/.installed: pyproject.toml
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --editable '.[dev]'
+	$(BIN)/pip install --quiet --editable '.[dev,mock]'
 	touch $@
 
 demo: .venv/.installed

@@ -22,7 +22,7 @@ from statistics import median
 import fitsio
 import numpy as np
 
-BLOCK = 4_000_000
+BLOCK = 1_000_000  # rows
 POSITION = np.dtype([("RA", ">f8"), ("DEC", ">f8")])
 
 

@@ -23,7 +23,8 @@ def has_position(ra: FloatArray, dec: FloatArray) -> NDArray[np.bool_]:
 def unit_vectors(ra: FloatArray, dec: FloatArray) -> FloatArray:
     """Return the unit vectors (3, ...) of positions in deg."""
     lon, lat = np.radians(ra), np.radians(dec)
-    return np.stack([np.cos(lat) * np.cos(lon), np.cos(lat) * np.sin(lon), np.sin(lat)])
+    cos_lat = np.cos(lat)
+    return np.stack([cos_lat * np.cos(lon), cos_lat * np.sin(lon), np.sin(lat)])
 
 
 def separation_arcsec(ra1: ArrayLike, dec1: ArrayLike, ra2: ArrayLike, dec2: ArrayLike) -> FloatArray:

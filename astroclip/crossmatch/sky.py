@@ -6,7 +6,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-from astroclip.crossmatch.positions import ARCSEC, FloatArray, floats
+from astroclip.crossmatch.positions import ARCSEC, FloatArray, floats, unit_vectors
 from astroclip.crossmatch.zones import Index, IntArray, build_index, find_pairs, keep_best, sift
 from astroclip.errors import DataError, UsageError
 
@@ -77,27 +77,28 @@ class _Pairs:
         for block in _blocks(self.stream):
             first_row = self.placed + self.unplaced
             n_near, unplaced = sift(self.index, block, near)
-            done = 0
-            while done < n_near:
-                n, rows = find_pairs(self.index, block, near[done:n_near], first_row, buffers)
-                if rows == 0:  # one row alone has more pairs than fit
+            rows = near[:n_near]
+            ra, dec = (column[rows] for column in block)
+            begin, vectors = 0, tuple(unit_vectors(ra, dec))
+            while begin < n_near:
+                n, end = find_pairs(self.index, (rows, ra, dec, vectors), begin, first_row, buffers)
+                if end == begin:  # one row alone has more pairs than fit
                     buffers = _buffers(2 * buffers[0].size)
                 indexed, streamed, chord2 = buffers
                 yield indexed[:n], streamed[:n], chord2[:n]
-                done += rows
+                begin = end
             self.placed += block[0].size - unplaced
             self.unplaced += unplaced
 
 
 def _best_pairs(pairs: _Pairs, n_indexed: int) -> tuple[IntArray, IntArray, FloatArray]:
     """Keep the pairs in which each is the other's nearest."""
-    best, best_of_best, best_chord2 = bests = _buffers(n_indexed)
-    best_of_best.fill(-1)
-    best_chord2.fill(np.inf)
+    best, best_chord2 = np.empty(n_indexed, np.int64), np.full(n_indexed, np.inf)
+    mutual = np.zeros(n_indexed, np.bool_)
     for buffers in pairs:
-        keep_best(buffers, bests)
-    mutual = np.flatnonzero(best_of_best == np.arange(n_indexed))
-    return mutual, best[mutual], best_chord2[mutual]
+        keep_best(buffers, (best, best_chord2, mutual))
+    rows = np.flatnonzero(mutual)
+    return rows, best[rows], best_chord2[rows]
 
 
 def _all_pairs(pairs: _Pairs) -> tuple[IntArray, IntArray, FloatArray]:
@@ -105,6 +106,17 @@ def _all_pairs(pairs: _Pairs) -> tuple[IntArray, IntArray, FloatArray]:
     found = [_buffers(0), *(tuple(buffer.copy() for buffer in buffers) for buffers in pairs)]
     indexed, streamed, chord2 = zip(*found, strict=True)
     return np.concatenate(indexed), np.concatenate(streamed), np.concatenate(chord2)
+
+
+def _search(
+    small: Positions | Iterable[Positions], stream: Positions | Iterable[Positions], radius: float, find: Find
+) -> tuple[tuple[IntArray, IntArray, FloatArray], tuple[int, int], tuple[int, int]]:
+    """Return the pairs (indexed row, streamed row, squared chord), and the rows with and without position."""
+    ra, dec = _whole(small)
+    pairs = _Pairs(build_index(ra, dec, radius), stream)
+    found = _best_pairs(pairs, ra.size) if find == "best" else _all_pairs(pairs)
+    n_indexed = pairs.index.keys.size
+    return found, (n_indexed, pairs.placed), (ra.size - n_indexed, pairs.unplaced)
 
 
 def match_sky(
@@ -152,13 +164,9 @@ def match_sky(
     check_find(find)
     swap = isinstance(right, tuple) and not (isinstance(left, tuple) and len(left[0]) <= len(right[0]))
     small, stream = (right, left) if swap else (left, right)
-    ra, dec = _whole(small)
-    pairs = _Pairs(build_index(ra, dec, radius_arcsec), stream)
-    indexed, streamed, chord2 = _best_pairs(pairs, ra.size) if find == "best" else _all_pairs(pairs)
+    (indexed, streamed, chord2), placed, unplaced = _search(small, stream, radius_arcsec, find)
     left_rows, right_rows = (streamed, indexed) if swap else (indexed, streamed)
     order = np.argsort(left_rows) if find == "best" else np.lexsort((right_rows, left_rows))
-    n_indexed = pairs.index.keys.size
-    placed, unplaced = (n_indexed, pairs.placed), (ra.size - n_indexed, pairs.unplaced)
     return Matches(
         left_rows[order],
         right_rows[order],

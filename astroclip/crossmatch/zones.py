@@ -13,13 +13,13 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from astroclip.crossmatch.positions import ARCSEC, FloatArray, has_position
+from astroclip.crossmatch.positions import ARCSEC, FloatArray, has_position, unit_vectors
 
 IntArray = NDArray[np.int64]
 
 _MAX_ZONES = 1 << 20
 _RA_STEPS = 1 << 32  # of the circle, in a sorting key: 0.3 mas
-_BITS_PER_ROW = 32  # two or three of them set: one streamed row in fifteen passes by chance
+_BITS_PER_ROW = 64  # two or three of them set: one streamed row in thirty passes by chance
 
 
 class Index(NamedTuple):
@@ -50,24 +50,6 @@ def _turn(ra):  # type: ignore[no-untyped-def]
     x = ra * (1.0 / 360.0)
     x -= np.floor(x)
     return x if x < 1.0 else 0.0
-
-
-@_compiled
-def _vector(ra, dec):  # type: ignore[no-untyped-def]
-    """Return the unit vector of a position in deg."""
-    lon, lat = np.radians(ra), np.radians(dec)
-    cos_lat = np.cos(lat)
-    return cos_lat * np.cos(lon), cos_lat * np.sin(lon), np.sin(lat)
-
-
-@_compiled
-def _vectors(ra, dec, rows, order):  # type: ignore[no-untyped-def]
-    """Return the unit vectors and the row numbers (exact up to 2**53) in a new order: (N, 4)."""
-    vectors = np.empty((order.size, 4))
-    for n, i in enumerate(order):
-        x, y, z = _vector(ra[i], dec[i])
-        vectors[n, 0], vectors[n, 1], vectors[n, 2], vectors[n, 3] = x, y, z, rows[i]
-    return vectors
 
 
 @_compiled
@@ -106,7 +88,7 @@ def _mark(index, ra, dec):  # type: ignore[no-untyped-def]
             dx = half_widths[zone]
             low, high = int(np.floor((x - dx) * n)), int(np.floor((x + dx) * n))
             for cell in range(low, min(high, low + n - 1) + 1):
-                bit = _bit(zone, cell % n, n_bits)
+                bit = _bit(zone, cell + n * (cell < 0) - n * (cell >= n), n_bits)
                 bits[bit >> 3] |= np.uint8(1 << (bit & 7))
 
 
@@ -149,35 +131,36 @@ def _first_at_least(keys, begin, end, low):  # type: ignore[no-untyped-def]
 
 
 @_compiled
-def find_pairs(index, block, rows, first_row, buffers):  # type: ignore[no-untyped-def]
-    """Write the pairs of `rows` until the buffers are full; return how many, and how many rows are done."""
-    ra, dec = block
+def find_pairs(index, near, first, first_row, buffers):  # type: ignore[no-untyped-def]
+    """Write the pairs of near rows, from the `first` on, until the buffers are full.
+
+    Return how many pairs there are, and which row to go on with.
+    """
+    rows, ra, dec, (px, py, pz) = near
     indexed, streamed, chord2 = buffers
     keys, starts, half_widths, vectors = index.keys, index.starts, index.half_widths, index.vectors
     n = 0
-    for done in range(rows.size):
-        i, before = rows[done], n
+    for i in range(first, rows.size):
+        before = n
         x = _turn(ra[i])
-        px = py = pz = np.nan
-        first = max(int(np.floor((dec[i] - index.reach - index.dec_first) * index.zones_per_deg)), 0)
-        last = int(np.floor((dec[i] + index.reach - index.dec_first) * index.zones_per_deg))
-        for zone in range(first, min(last, starts.size - 2) + 1):
-            dx = half_widths[zone]
-            turns = 0 if dx == 1.0 else 1  # RA 0 is crossed by looking one turn back and one on
+        first_zone = max(int(np.floor((dec[i] - index.reach - index.dec_first) * index.zones_per_deg)), 0)
+        last_zone = int(np.floor((dec[i] + index.reach - index.dec_first) * index.zones_per_deg))
+        for zone in range(first_zone, min(last_zone, starts.size - 2) + 1):
+            width = half_widths[zone]
+            turns = 0 if width == 1.0 else 1  # RA 0 is crossed by looking one turn back and one on
             for turn in range(-turns, turns + 1):
-                low = zone * _RA_STEPS + max(int((x - dx + turn) * _RA_STEPS), 0)
-                high = zone * _RA_STEPS + min(int((x + dx + turn) * _RA_STEPS), _RA_STEPS - 1)
+                low = zone * _RA_STEPS + max(int((x - width + turn) * _RA_STEPS), 0)
+                high = zone * _RA_STEPS + min(int((x + width + turn) * _RA_STEPS), _RA_STEPS - 1)
                 if low > high:
                     continue
                 k, end = _first_at_least(keys, starts[zone], starts[zone + 1], low), starts[zone + 1]
                 while k < end and keys[k] <= high:
-                    if np.isnan(px):
-                        px, py, pz = _vector(ra[i], dec[i])
-                    c2 = (px - vectors[k, 0]) ** 2 + (py - vectors[k, 1]) ** 2 + (pz - vectors[k, 2]) ** 2
+                    dx, dy, dz = px[i] - vectors[k, 0], py[i] - vectors[k, 1], pz[i] - vectors[k, 2]
+                    c2 = dx * dx + dy * dy + dz * dz
                     if c2 <= index.max_chord2:
                         if n == chord2.size:
-                            return before, done
-                        indexed[n], streamed[n], chord2[n] = int(vectors[k, 3]), first_row + i, c2
+                            return before, i
+                        indexed[n], streamed[n], chord2[n] = int(vectors[k, 3]), first_row + rows[i], c2
                         n += 1
                     k += 1
     return n, rows.size
@@ -185,9 +168,9 @@ def find_pairs(index, block, rows, first_row, buffers):  # type: ignore[no-untyp
 
 @_compiled
 def keep_best(pairs, bests):  # type: ignore[no-untyped-def]
-    """Note for each indexed row its nearest streamed row so far, and whom that one has as its nearest."""
+    """Note for each indexed row its nearest streamed row so far, and whether that is mutual."""
     indexed, streamed, chord2 = pairs
-    best, best_of_best, best_chord2 = bests
+    best, best_chord2, mutual = bests
     start = 0
     while start < indexed.size:
         end, nearest = start, start
@@ -199,7 +182,7 @@ def keep_best(pairs, bests):  # type: ignore[no-untyped-def]
         for pair in range(start, end):
             if chord2[pair] < best_chord2[indexed[pair]]:
                 best[indexed[pair]], best_chord2[indexed[pair]] = streamed[pair], chord2[pair]
-                best_of_best[indexed[pair]] = indexed[nearest]
+                mutual[indexed[pair]] = pair == nearest
         start = end
 
 
@@ -214,7 +197,8 @@ def _half_widths(farthest: FloatArray, reach: float) -> FloatArray:
 def build_index(ra: FloatArray, dec: FloatArray, radius_arcsec: float) -> Index:
     """Sort the usable positions into zones and mark the cells around them."""
     rows = np.flatnonzero(has_position(ra, dec))
-    ra, dec = ra[rows], dec[rows]
+    if rows.size < ra.size:
+        ra, dec = ra[rows], dec[rows]
     reach = radius_arcsec / 3600.0 * (1.0 + 1e-9) + 1e-10
     low, high = (dec.min() - reach, dec.max() + reach) if rows.size else (0.0, 0.0)
     zones_per_deg = 1.0 / max(4.0 * reach, (high - low) / _MAX_ZONES)
@@ -223,15 +207,21 @@ def build_index(ra: FloatArray, dec: FloatArray, radius_arcsec: float) -> Index:
     half_widths = _half_widths(np.maximum(edges[:-1], edges[1:]) + reach, reach)
     keys = _keys(ra, dec, low, zones_per_deg)
     order = np.argsort(keys)
+    keys = keys[order]
+    vectors = np.empty((rows.size, 4))
+    for start in range(0, rows.size, 1 << 16):  # no copies of all rows
+        part = order[start : start + (1 << 16)]
+        vectors[start : start + part.size, :3] = unit_vectors(ra[part], dec[part]).T
+        vectors[start : start + part.size, 3] = rows[part]
     index = Index(
         dec_first=low,
         zones_per_deg=zones_per_deg,
         reach=reach,
         max_chord2=float(2.0 * np.sin(0.5 * radius_arcsec * ARCSEC)) ** 2,
-        keys=keys[order],
-        starts=np.searchsorted(keys[order], np.arange(n_zones + 1) * _RA_STEPS),
+        keys=keys,
+        starts=np.searchsorted(keys, np.arange(n_zones + 1) * _RA_STEPS),
         half_widths=half_widths,
-        vectors=_vectors(ra, dec, rows, order),
+        vectors=vectors,
         bits=np.zeros(max(1 << (_BITS_PER_ROW * rows.size).bit_length(), 1 << 16) // 8, np.uint8),
     )
     _mark(index, ra, dec)

@@ -3,7 +3,7 @@
 Nothing here reads or writes; nothing elsewhere spells one of these names or numbers again.
 """
 
-from enum import IntFlag
+from enum import IntEnum, IntFlag, StrEnum
 from typing import NamedTuple
 
 import numpy as np
@@ -82,6 +82,75 @@ class ColumnSpec(NamedTuple):
     comment: str = ""
 
 
+# --- the pairs file: HDF5, described in astroclip/pairs/layout.py -----------------------------------------
+PAIRS_FORMAT = "astroclip pairs"  # root attribute `format`
+PAIRS_VERSION = 1  # root attribute `format_version`
+PAIRS_LABELS = "labels"  # group of the labels
+
+
+class PairsKey(StrEnum):
+    """Names of the datasets at the root of a pairs file; all but `WAVE` have one row a galaxy."""
+
+    IMAGE = "image"
+    FLUX = "flux"
+    IVAR = "ivar"
+    MASK = "mask"
+    WAVE = "wave"
+    TARGETID = "targetid"
+    SURVEY = "survey"
+    PROGRAM = "program"
+    HEALPIX = "healpix"
+    RELEASE = "release"
+    BRICKID = "brickid"
+    OBJID = "objid"
+    RA = "ra"
+    DEC = "dec"
+    REDSHIFT = "redshift"
+    SEPARATION = "separation_arcsec"
+    SPLIT = "SPLIT"
+
+
+PAIRS_COLUMNS = (
+    ColumnSpec(
+        PairsKey.IMAGE, "<f4", (3, CUTOUT_SIZE, CUTOUT_SIZE), IMAGE_UNIT, "bands g, r, z; row; column"
+    ),
+    ColumnSpec(PairsKey.FLUX, "<f4", (N_WAVE,), FLUX_UNIT, "combined over the arms"),
+    ColumnSpec(PairsKey.IVAR, "<f4", (N_WAVE,), IVAR_UNIT, "inverse variance of flux; 0 = nothing measured"),
+    ColumnSpec(PairsKey.MASK, "<u2", (N_WAVE,), "", "desispec specmask, bits 0 to 15; 0 = good"),
+    ColumnSpec(PairsKey.TARGETID, "<i8", (), "", "DESI target"),
+    ColumnSpec(PairsKey.SURVEY, "S7", (), "", "DESI survey, as in main"),
+    ColumnSpec(PairsKey.PROGRAM, "S6", (), "", "DESI program, as in dark"),
+    ColumnSpec(PairsKey.HEALPIX, "<i4", (), "", "pixel of the coadd file, nside 64, nested; -1 = unknown"),
+    ColumnSpec(PairsKey.RELEASE, "<i4", (), "", "Legacy Survey release; -1 = unknown"),
+    ColumnSpec(PairsKey.BRICKID, "<i4", (), "", "Legacy Survey brick; -1 = unknown"),
+    ColumnSpec(PairsKey.OBJID, "<i4", (), "", "Legacy Survey object in its brick; -1 = unknown"),
+    ColumnSpec(PairsKey.RA, "<f8", (), "deg", "ICRS"),
+    ColumnSpec(PairsKey.DEC, "<f8", (), "deg", "ICRS"),
+    ColumnSpec(PairsKey.REDSHIFT, "<f8", (), "", "of the spectrum; NaN = unknown"),
+    ColumnSpec(PairsKey.SEPARATION, "<f4", (), "arcsec", "between spectrum and image; NaN = unknown"),
+    ColumnSpec(PairsKey.SPLIT, "u1", (), "", "0 train, 1 validation, 2 test, 255 none"),
+)
+# What a row cannot do without; elsewhere a missing value is NaN, -1 or an empty text
+PAIRS_REQUIRED = (
+    PairsKey.IMAGE,
+    PairsKey.FLUX,
+    PairsKey.IVAR,
+    PairsKey.MASK,
+    PairsKey.TARGETID,
+    PairsKey.RA,
+    PairsKey.DEC,
+)
+
+
+class Split(IntEnum):
+    """Values of `SPLIT`: the part of a pairs file that a row belongs to."""
+
+    TRAIN = 0
+    VALIDATION = 1
+    TEST = 2
+    NONE = 255  # no position, or the file does not say: in none of the parts
+
+
 class EmbedFlag(IntFlag):
     """Bits of the `EMBED_FLAG` column: what a reader should know about a row's embeddings.
 
@@ -106,3 +175,44 @@ class PredictFlag(IntFlag):
 
     NO_EMBEDDING = 1  # the row's vector has a missing value: the predictions are NaN
     FEW_NEIGHBOURS = 2  # the reference has fewer rows than neighbours asked for: all of them were used
+
+
+# --- the match table, written by crossmatch ---------------------------------------------------------------
+MATCH_HDU = "MATCHES"
+MATCH_COLUMNS = (
+    ColumnSpec("SPECTRA_ROW", "i8", comment="row of the table of spectra, from 0"),
+    ColumnSpec("REASON", "S16", comment="PAIRED, or why there is no pair"),
+    ColumnSpec("SEPARATION", "f8", unit="arcsec", comment="between spectrum and image; NaN = unknown"),
+    ColumnSpec("MATCH_METHOD", "S8", comment="id or position; blank = no match"),
+    ColumnSpec("IMAGE_RA", "f8", unit="deg", comment="ICRS, of the image or its object"),
+    ColumnSpec("IMAGE_DEC", "f8", unit="deg", comment="ICRS"),
+    ColumnSpec("IMAGE_RELEASE", "i4", comment="Legacy Survey release; -1 = unknown"),
+    ColumnSpec("IMAGE_BRICKID", "i4", comment="Legacy Survey brick; -1 = unknown"),
+    ColumnSpec("IMAGE_OBJID", "i4", comment="Legacy Survey object in its brick; -1 = unknown"),
+    ColumnSpec("IMAGE_FILE", "S1", comment="file of the image or its object"),  # as wide as the names are
+    ColumnSpec("IMAGE_ROW", "i8", comment="row in that file, from 0; -1 = none"),
+    ColumnSpec("PAIR", "i8", comment="row of the file of pairs, from 0; -1 = none"),
+    ColumnSpec("SPLIT", "u1", comment="0 train, 1 validation, 2 test, 255 none"),
+)
+
+
+class Reason(IntEnum):
+    """What became of a row of the table of spectra: paired, or the first thing in its way, in this order."""
+
+    PAIRED = 0
+    NOT_A_TARGET = 1  # quality cut: OBJTYPE is not TGT
+    BAD_FIBER = 2  # quality cut: COADD_FIBERSTATUS is not 0
+    BAD_REDSHIFT = 3  # quality cut: ZWARN is not 0
+    NOT_PRIMARY = 4  # quality cut: the target has a better spectrum in another row
+    NOT_A_GALAXY = 5  # quality cut: SPECTYPE is not GALAXY
+    ID_TOO_FAR = 6  # an image has its id, but elsewhere on the sky
+    AMBIGUOUS_ID = 7  # its id is there several times, and its position has no image of its own
+    NO_POSITION = 8  # no position, and no image has its id
+    NO_IMAGE = 9  # no image within the radius, or a nearer spectrum has it
+    NO_COADD = 10  # there is no coadd file of its SURVEY, PROGRAM and HEALPIX
+    UNREADABLE_COADD = 11  # that file is damaged
+    NOT_IN_COADD = 12  # that file does not have the target
+    NO_GOOD_PIXEL = 13  # nothing was measured: ivar is 0 all along
+    UNREADABLE_IMAGE = 14  # the file is damaged
+    WRONG_PIXSCALE = 15  # the cut-out is not at 0.262 arcsec/px
+    NO_IMAGE_PIXEL = 16  # nothing was observed: not one finite pixel

@@ -22,12 +22,15 @@ from astroclip.errors import DataError, UsageError
 
 FITS_SUFFIXES = (".fits", ".fit")
 PARQUET_SUFFIX = ".parquet"
+TABLE_SUFFIXES = (*FITS_SUFFIXES, PARQUET_SUFFIX)
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 _COPIED_BYTES = 8 << 20
 
 
-def check_output(output: Path, name: str, overwrite: bool) -> None:
+def check_output(
+    output: Path, name: str, overwrite: bool, suffixes: tuple[str, ...] = TABLE_SUFFIXES
+) -> None:
     """Refuse an output that cannot be written, before anything is; `name` is what the user called it.
 
     Raises
@@ -37,9 +40,9 @@ def check_output(output: Path, name: str, overwrite: bool) -> None:
     DataError
         If its folder does not exist.
     """
-    if output.suffix.lower() not in (*FITS_SUFFIXES, PARQUET_SUFFIX):
-        hint = " (write .fits, then gzip it)" if output.suffix.lower() == ".gz" else ""
-        raise UsageError(f"{name}: outputs are written as .fits or .parquet{hint}")
+    if output.suffix.lower() not in suffixes:
+        hint = f" (write {suffixes[0]}, then gzip it)" if output.suffix.lower() == ".gz" else ""
+        raise UsageError(f"{name}: outputs are written as {suffixes[0]} or {suffixes[-1]}{hint}")
     if not output.parent.is_dir():
         raise DataError(f"{name}: there is no folder {output.parent}. Make it first")
     if output.is_dir():
@@ -57,7 +60,7 @@ def check_space(output: Path, name: str, size: int) -> None:
     """Raise `DataError` if a part of `size` bytes does not fit (for Parquet: with the file made from it)."""
     free = shutil.disk_usage(output.parent).free
     if part_path(output).exists():
-        free += part_path(output).stat().st_size
+        free += part_path(output).stat().st_blocks * 512  # a sparse part takes less than its size
     size *= 2 if output.suffix.lower() == PARQUET_SUFFIX else 1
     if free < size:
         raise DataError(
@@ -174,10 +177,18 @@ class Part:
         """Return bytes of the part itself."""
         return os.pread(self._fd, size, start)
 
-    def patch(self, start: int, data: bytes) -> None:
-        """Write over bytes that are there already."""
+    def patch(self, start: int, data: bytes | NDArray[np.uint8]) -> None:
+        """Write over bytes that are there already, or fill a hole."""
+        rest = (np.frombuffer(data, np.uint8) if isinstance(data, bytes) else data).data
         with writing(self.name):
-            os.pwrite(self._fd, data, start)
+            while rest:  # a disk about to be full takes a piece first, and only then refuses
+                written = os.pwrite(self._fd, rest, start)
+                rest, start = rest[written:], start + written
+
+    def push(self, start: int, size: int) -> None:
+        """Have the system begin to put these bytes on disk, so that the journal waits less for it."""
+        if hasattr(os, "posix_fadvise"):  # Linux
+            os.posix_fadvise(self._fd, start, size, os.POSIX_FADV_DONTNEED)
 
     def publish(self, finished: Path | None = None) -> None:
         """Give the output its name: the part itself, or the file `finished` made from it."""

@@ -53,9 +53,14 @@ def check_same_run(earlier: dict[str, Any], run: dict[str, Any], catalog: str, o
             f"{catalog}: is not the file that the part of {output} was begun with (its SHA-256 differs). "
             "Start again without resume"
         )
-    pairs = [
-        (key, earlier.get(key), run[key]) for key in ("format", "program", "hdu", "columns", "rows", "shard")
-    ]
+    check_same_settings(earlier, run, ("format", "program", "hdu", "columns", "rows", "shard"), output)
+
+
+def check_same_settings(
+    earlier: dict[str, Any], run: dict[str, Any], keys: Sequence[str], output: str
+) -> None:
+    """Raise `UsageError` naming all of `keys`, and of what is in ``settings``, that differ."""
+    pairs = [(key, earlier.get(key), run[key]) for key in keys]
     old, new = earlier["settings"], run["settings"]
     pairs += [(key, old.get(key), new.get(key)) for key in sorted(old.keys() | new.keys())]
     differing = [f"{key} was {was!r}, now {now!r}" for key, was, now in pairs if was != now]

@@ -9,7 +9,7 @@ import typer
 from astroclip import __version__
 from astroclip.errors import AstroclipError
 
-from . import embed, mock, models, predict
+from . import crossmatch, embed, inspect, mock, models, predict
 from .output import output
 
 app = typer.Typer(
@@ -19,7 +19,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+app.command("crossmatch")(crossmatch.crossmatch)
 app.command("embed")(embed.embed)
+app.command("inspect")(inspect.inspect)
 app.command("mock")(mock.mock)
 app.add_typer(predict.app, name="predict", help="Estimate redshifts from embeddings (or any vector column).")
 app.add_typer(models.app, name="models", help="List, make, fetch, convert and describe models.")

@@ -1,0 +1,162 @@
+"""Tell what a file or folder is, by its content, and describe it."""
+
+from collections.abc import Callable
+from enum import StrEnum
+from pathlib import Path
+
+from astroclip.describe.hdf5 import (
+    describe_hdf5,
+    describe_multimodal_images,
+    describe_multimodal_spectra,
+)
+from astroclip.describe.images import describe_image, describe_images, describe_stein
+from astroclip.describe.report import FileReport
+from astroclip.describe.spectra import describe_coadd, describe_coadds, describe_spec, describe_specs
+from astroclip.describe.tables import describe_catalog
+from astroclip.errors import DataError
+from astroclip.surveys import multimodal
+from astroclip.surveys.desi import find_coadds, is_coadd
+from astroclip.surveys.fitsfile import FitsFile
+from astroclip.surveys.hdf5file import Hdf5File
+from astroclip.surveys.sdss import find_specs, is_spec
+from astroclip.surveys.stein import is_stein
+
+HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
+TABLE_SUFFIXES = (".parquet", ".csv", ".csv.gz")
+MODEL_FILES = ("config.yaml", "model.safetensors")
+
+
+class Kind(StrEnum):
+    """What a file or folder can be."""
+
+    CATALOGUE = "catalogue"
+    COADD = "DESI coadd"
+    COADDS = "folder of DESI coadds"
+    REDROCK = "Redrock redshifts"
+    SPEC = "SDSS spectrum"
+    SPECS = "folder of SDSS spectra"
+    IMAGE = "Legacy Survey image"
+    IMAGES = "folder of Legacy Survey images"
+    STEIN = "Stein et al. images"
+    MULTIMODAL_SPECTRA = "Multimodal Universe spectra"
+    MULTIMODAL_IMAGES = "Multimodal Universe images"
+    HDF5 = "HDF5 file"
+    MODEL = "model"
+
+
+def inspect_file(path: str | Path) -> FileReport:
+    """Say what a file or folder is, what it holds, and what is wrong with it.
+
+    Tables are read in blocks, only the columns that say where, who and how good their rows are. The pixels of
+    a single coadd, image or Multimodal Universe file are looked at; those of folders and of the files of
+    Stein et al. (280 GB each) are not. A file of a known kind that turns out to be damaged is reported with
+    that as its problem.
+
+    Raises
+    ------
+    DataError
+        If there is no such file, or it is nothing that astroclip knows.
+    """
+    source = Path(path)
+    kind = find_kind(source)
+    try:
+        return _DESCRIBE[kind](source, kind)
+    except DataError as error:
+        return FileReport(source, kind, None, [], {}, [str(error)])
+
+
+def find_kind(path: str | Path) -> Kind:
+    """Return what a file or folder is, by its first bytes, HDUs and datasets; names matter for CSV alone.
+
+    A folder is what it holds, the first of: model, Stein et al. files, DESI coadds, SDSS spectra, Multimodal
+    Universe files, FITS images.
+
+    Raises
+    ------
+    DataError
+        As in `inspect_file`.
+    """
+    source = Path(path)
+    if source.is_dir():
+        return _folder_kind(source)
+    if not source.is_file():
+        raise DataError(f"{path}: no such file or folder")
+    with source.open("rb") as file:
+        begin = file.read(8)
+    if begin == HDF5_SIGNATURE:
+        return _hdf5_kind(source)
+    if begin.startswith(b"PAR1") or source.name.lower().endswith(TABLE_SUFFIXES):
+        return Kind.CATALOGUE
+    if begin.startswith((b"SIMPLE", b"\x1f\x8b")):
+        return _fits_kind(source)
+    raise DataError(f"{path}: expected FITS, HDF5, Parquet, a .csv file, or a folder of these or a model's")
+
+
+def _fits_kind(path: Path) -> Kind:
+    """Tell by the names of the HDUs; the file may be cut short."""
+    if is_coadd(path):
+        return Kind.COADD
+    if is_spec(path):
+        return Kind.SPEC
+    with FitsFile(path, whole=False) as file:
+        if "REDSHIFTS" in file or "ZBEST" in file:
+            return Kind.REDROCK
+        tables = [hdu for hdu in range(len(file)) if file.columns(hdu)]
+    return Kind.CATALOGUE if tables else Kind.IMAGE
+
+
+def _hdf5_kind(path: Path) -> Kind:
+    """Tell by the names of the datasets."""
+    if is_stein(path):
+        return Kind.STEIN
+    with Hdf5File(path) as h5:
+        if multimodal.SPECTRUM in h5:
+            return Kind.MULTIMODAL_SPECTRA
+        return Kind.MULTIMODAL_IMAGES if multimodal.IMAGE in h5 else Kind.HDF5
+
+
+def _folder_kind(path: Path) -> Kind:
+    """Tell by the names of the files, for HDF5 by the first one's datasets."""
+    if all((path / name).is_file() for name in MODEL_FILES):
+        return Kind.MODEL
+    if is_stein(path):
+        return Kind.STEIN
+    if find_coadds(path):
+        return Kind.COADDS
+    if find_specs(path).files:
+        return Kind.SPECS
+    if first := next((p for pattern in multimodal.PATTERNS for p in path.rglob(pattern)), None):
+        return _hdf5_kind(first)
+    if next(path.rglob("*.fits*"), None):
+        return Kind.IMAGES
+    raise DataError(f"{path}: no model, and no FITS or HDF5 file below it")
+
+
+def _describe_redrock(path: Path, kind: str) -> FileReport:
+    """Describe a Redrock file by its table of redshifts."""
+    with FitsFile(path, whole=False) as file:
+        hdu = "REDSHIFTS" if "REDSHIFTS" in file else "ZBEST"
+    return describe_catalog(path, kind, hdu=hdu)
+
+
+def _describe_model(path: Path, kind: str) -> FileReport:
+    """Point to the command that describes models."""
+    sizes = {p.name: f"{p.stat().st_size / 1e6:.1f} MB" for p in sorted(path.iterdir()) if p.is_file()}
+    return FileReport(path, kind, None, [], {"files": sizes, "see": f"astroclip models info {path}"}, [])
+
+
+_DESCRIBE: dict[Kind, Callable[[Path, str], FileReport]] = {
+    Kind.CATALOGUE: describe_catalog,
+    Kind.COADD: describe_coadd,
+    Kind.COADDS: describe_coadds,
+    Kind.REDROCK: _describe_redrock,
+    Kind.SPEC: describe_spec,
+    Kind.SPECS: describe_specs,
+    Kind.IMAGE: describe_image,
+    Kind.IMAGES: describe_images,
+    Kind.STEIN: describe_stein,
+    Kind.MULTIMODAL_SPECTRA: describe_multimodal_spectra,
+    Kind.MULTIMODAL_IMAGES: describe_multimodal_images,
+    Kind.HDF5: describe_hdf5,
+    Kind.MODEL: _describe_model,
+}

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+MANY = 10  # of a list, so many are printed
 PROGRESS_AFTER_S = 2.0  # nothing quicker than this shows a bar
 
 
@@ -101,6 +102,10 @@ def _in_words(value: Any) -> str:
     """Return a value as people read it."""
     if isinstance(value, Mapping):
         return ", ".join(f"{name} {_in_words(part)}" for name, part in value.items()) or "none"
+    if isinstance(value, tuple):
+        return "".join(f"\n  {part}" for part in value[:MANY]) + (
+            f"\n  and {len(value) - MANY} more" if len(value) > MANY else "" if value else "none"
+        )
     return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 

@@ -1,0 +1,227 @@
+"""Crossmatch a table of spectra with images: a match table, and the paired data set."""
+
+import logging
+from collections.abc import Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from astroclip.catalog.part import check_output
+from astroclip.crossmatch.images import ImageSide, open_image_side
+from astroclip.crossmatch.labels import open_labels
+from astroclip.crossmatch.plan import CrossmatchSettings, Progress, make_plan
+from astroclip.crossmatch.spectra import SpectraTable, default_coadds, open_spectra
+from astroclip.crossmatch.tables import MatchTable, describe_images, find_labels
+from astroclip.crossmatch.write import Job, Outputs, write_outputs
+from astroclip.errors import DataError, UsageError
+from astroclip.pairs.layout import row_bytes
+from astroclip.schema import MATCH_COLUMNS
+
+logger = logging.getLogger(__name__)
+
+
+class CrossmatchReport(NamedTuple):
+    """What was done, or (not `written`) would be.
+
+    Attributes
+    ----------
+    table, pairs, rejects
+        The files; None for those that were not asked for.
+    rows
+        Of the table of spectra.
+    reasons
+        How many of these there are of each `Reason`, zeros left out; the sum is `rows`.
+    matches
+        Rows with an image, by method.
+    false_match_rate, false_match_error
+        Chance matches by position for each row that passed the cut, from shifted skies, and its error; None
+        where no row has a position.
+    labels
+        Rows of the match table with labels, by file.
+    coadd_files, image_files
+        Files that the pairs come from.
+    table_rows, pair_rows, gigabytes
+        Rows of the match table and of the file of pairs, and the size of both.
+    problems
+        Files that are missing, damaged or odd.
+    """
+
+    written: bool
+    table: str
+    pairs: str | None
+    rejects: str | None
+    rows: int
+    reasons: dict[str, int]
+    matches: dict[str, int]
+    false_match_rate: float | None
+    false_match_error: float | None
+    labels: dict[str, int]
+    coadd_files: int
+    image_files: int
+    table_rows: int
+    pair_rows: int
+    gigabytes: float
+    problems: tuple[str, ...]
+
+
+def build_pairs(
+    spectra: str | Path,
+    images: str | Path,
+    output: str | Path,
+    *,
+    coadds: str | Path | None = None,
+    labels: Sequence[str | Path] = (),
+    rejects: str | Path | None = None,
+    pairs: bool = True,
+    settings: CrossmatchSettings | None = None,
+    overwrite: bool = False,
+    resume: bool = False,
+    dry_run: bool = False,
+    progress: Progress | None = None,
+) -> CrossmatchReport:
+    """Match spectra with images, and write the match table ``OUT.fits`` and the pairs ``OUT.h5``.
+
+    Rows that fail the quality cut take no part. The others are matched by RELEASE, BRICKID, OBJID, then by
+    position (`match_objects`), moved by their proper motion to the epoch of the images where PMRA, PMDEC and
+    REF_EPOCH are there. A pair needs a spectrum with a good pixel and an image with a finite one. Every row
+    of the table of spectra is counted under one `Reason`.
+
+    Parameters
+    ----------
+    spectra
+        A DESI redshift catalogue; or any FITS, Parquet or CSV table with positions: then there are no pairs,
+        only the match table.
+    images
+        A folder of files of Stein et al., a folder of cut-outs, or any table with positions (with pairs if it
+        has a vector column IMAGE).
+    output
+        ``OUT``, with or without the suffix .fits or .h5.
+    coadds
+        Folder with the tree healpix/SURVEY/PROGRAM/...; default: ``../healpix`` of the catalogue.
+    labels
+        Tables of labels to be joined, see `open_labels`.
+    rejects
+        Where to write the rows that are in no pair, .fits or .parquet.
+    pairs
+        Whether to write pairs; without, no pixel is read.
+    settings
+        Cut, radius, split and more.
+    overwrite
+        Replace outputs, each when the new one is complete.
+    resume
+        Go on with the pairs that a killed run left; ends with the same bytes. Refuses other settings.
+    dry_run
+        Do all but write.
+    progress
+        Told (rows done, all rows): of the check of spectra, then of the pairs.
+
+    Raises
+    ------
+    UsageError
+        If an output exists, settings make no sense or differ from those of the part.
+    DataError
+        If an input cannot be read or lacks columns, or the disk is too small or becomes full. A coadd or
+        cut-out that cannot be read is a reason, not an error.
+    """
+    settings = settings or CrossmatchSettings()
+    outputs = _name_outputs(output, rejects)
+    if not dry_run:
+        _check_outputs(outputs, pairs=pairs, replace=overwrite or resume)
+    scratch = None if dry_run else outputs.table.parent
+    with (
+        open_spectra(spectra, settings.cut, settings.ra, settings.dec, scratch) as table,
+        closing(
+            open_image_side(images, settings.image_ra, settings.image_dec, settings.epoch, scratch)
+        ) as side,
+    ):
+        tree = _find_tree(table, side, spectra, coadds) if pairs else None
+        outputs = outputs if tree else outputs._replace(pairs=None)
+        settings = settings._replace(cut=table.cut.name)
+        names = {"spectra": spectra, "images": images, "coadds": tree, "labels": list(labels)}
+        job = _prepare(table, side, tree, settings, names, progress)
+        report = _report(job, outputs, written=not dry_run)
+        if not dry_run:
+            write_outputs(job, outputs, overwrite=overwrite, resume=resume, progress=progress)
+        return report
+
+
+def _name_outputs(output: str | Path, rejects: str | Path | None) -> Outputs:
+    """Return the names of the outputs."""
+    base = Path(output)
+    if base.suffix.lower() in (".fits", ".h5", ".hdf5"):
+        base = base.with_suffix("")
+    table, pairs = (base.with_name(base.name + suffix) for suffix in (".fits", ".h5"))
+    return Outputs(table, pairs, Path(rejects) if rejects else None)
+
+
+def _check_outputs(outputs: Outputs, *, pairs: bool, replace: bool) -> None:
+    """Refuse outputs that cannot be written."""
+    check_output(outputs.table.resolve(), str(outputs.table), replace)
+    if outputs.rejects:
+        check_output(outputs.rejects.resolve(), str(outputs.rejects), replace)
+        if outputs.rejects.resolve() == outputs.table.resolve():
+            raise UsageError(f"{outputs.rejects}: is the match table. Choose another name for the rejects")
+    if pairs and outputs.pairs:
+        check_output(outputs.pairs.resolve(), str(outputs.pairs), replace, (".h5",))
+
+
+def _find_tree(
+    table: SpectraTable, side: ImageSide, spectra: str | Path, coadds: str | Path | None
+) -> Path | None:
+    """Return the tree of coadds if both sides have pixels."""
+    if coadds is not None and not table.has_coadds:
+        raise UsageError(f"{spectra}: has no TARGETID, SURVEY, PROGRAM and HEALPIX to find its coadds by")
+    if coadds is not None and not Path(coadds).is_dir():
+        raise DataError(f"{coadds}: no such folder of coadds")
+    if not (table.has_coadds and side.has_pixels):
+        return None
+    return Path(coadds) if coadds is not None else default_coadds(spectra)
+
+
+def _prepare(
+    table: SpectraTable,
+    side: ImageSide,
+    tree: Path | None,
+    settings: CrossmatchSettings,
+    names: dict[str, Any],
+    progress: Progress | None,
+) -> Job:
+    """Match, look at what there is, and lay out what shall be written."""
+    taken = {column.name.upper() for column in table.columns} | {spec.name for spec in MATCH_COLUMNS}
+    sets = [open_labels(path, settings.radius_arcsec, taken) for path in names["labels"]]
+    targets, row_reason = table.read_targets(settings.epoch)
+    plan = make_plan(targets, row_reason, side, settings, tree, progress)
+    images = describe_images(side, plan.image)
+    labels = find_labels(sets, table, plan)
+    matches = MatchTable(table, plan, images, labels, settings.split, pairs=tree is not None)
+    return Job(table, side, tree, targets, plan, images, matches, labels, settings, names)
+
+
+def _report(job: Job, outputs: Outputs, *, written: bool) -> CrossmatchReport:
+    """Say what the plan is."""
+    plan = job.plan
+    known = bool(np.isfinite(plan.chance.rate))
+    used = plan.image[plan.pair >= 0]
+    pair_bytes = row_bytes(job.pair_labels) * plan.n_pairs
+    for text in plan.problems:
+        logger.info("%s", text)
+    return CrossmatchReport(
+        written=written,
+        table=str(outputs.table),
+        pairs=str(outputs.pairs) if outputs.pairs else None,
+        rejects=str(outputs.rejects) if outputs.rejects else None,
+        rows=len(plan.row_reason),
+        reasons=plan.reasons(),
+        matches={method: int((plan.method == method.encode()).sum()) for method in ("id", "position")},
+        false_match_rate=plan.chance.rate if known else None,
+        false_match_error=plan.chance.error if known else None,
+        labels={labels.path.name: int((rows >= 0).sum()) for labels, rows in job.labels},
+        coadd_files=len(job.coadd_files),
+        image_files=len(np.unique(job.side.locate(used)[0])),
+        table_rows=job.matches.nrows,
+        pair_rows=plan.n_pairs,
+        gigabytes=(job.matches.nbytes + pair_bytes) / 1e9,
+        problems=tuple(plan.problems),
+    )

@@ -1,0 +1,190 @@
+"""Write what the crossmatch found: pairs first, which takes long, then the tables, each in one rename."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from astroclip import __version__
+from astroclip.catalog import write_table
+from astroclip.catalog.part import check_space
+from astroclip.catalog.table import fingerprint_of
+from astroclip.crossmatch.images import CatalogSide, ImageSide
+from astroclip.crossmatch.labels import LabelSet
+from astroclip.crossmatch.pixels import PairReader, write_pixels
+from astroclip.crossmatch.plan import CrossmatchSettings, Plan, Progress, coadd_key
+from astroclip.crossmatch.spectra import SpectraTable, Targets
+from astroclip.crossmatch.tables import MatchedImages, MatchTable, RejectTable
+from astroclip.crossmatch.zones import IntArray
+from astroclip.errors import UsageError
+from astroclip.pairs import Label, open_pairs, write_pairs
+from astroclip.pairs.layout import row_bytes
+from astroclip.schema import MATCH_HDU
+from astroclip.surveys.zcatalog import find_coadds_of
+
+REJECTS_HDU = "REJECTS"
+
+
+class Outputs(NamedTuple):
+    """Where to write: the match table, the pairs if there shall be any, the rejected rows if wanted."""
+
+    table: Path
+    pairs: Path | None
+    rejects: Path | None
+
+
+class Job(NamedTuple):
+    """All that is needed to write, once everything is known; `tree` is None if no pairs shall be written."""
+
+    table: SpectraTable
+    side: ImageSide
+    tree: Path | None
+    targets: Targets
+    plan: Plan
+    images: MatchedImages
+    matches: MatchTable
+    labels: list[tuple[LabelSet, IntArray]]
+    settings: CrossmatchSettings
+    names: dict[str, Any]  # what the user gave as spectra, images, coadds, labels
+
+    @property
+    def coadd_files(self) -> list[Path]:
+        """The coadds that the pairs come from."""
+        if self.tree is None:
+            return []
+        used = self.plan.target[self.plan.pair >= 0]
+        return find_coadds_of(self.tree, *coadd_key(self.targets, used)).files
+
+    @property
+    def pair_labels(self) -> list[Label]:
+        """Labels as the file of pairs has them."""
+        return [label for labels, _ in self.labels for label in labels.for_pairs()]
+
+
+def write_outputs(
+    job: Job, outputs: Outputs, *, overwrite: bool, resume: bool, progress: Progress | None
+) -> None:
+    """Write all outputs of a job.
+
+    Raises
+    ------
+    UsageError
+        If an output exists and is not that of the run that is resumed.
+    DataError
+        If the disk is too small, or becomes full.
+    """
+    inputs = _describe_inputs(job)
+    settings = _describe_settings(job)
+    done = False
+    if outputs.pairs and job.tree:
+        size = job.matches.nbytes + job.plan.n_pairs * row_bytes(job.pair_labels)
+        check_space(outputs.pairs.resolve(), str(outputs.pairs), size)
+        done = resume and outputs.pairs.exists()
+        if done:
+            _check_same(outputs.pairs, job, settings, inputs)
+    for path in (outputs.table, outputs.rejects):
+        if path and path.exists() and not overwrite and not done:
+            raise UsageError(f"{path}: exists already, and is not of the run to be resumed. Overwrite it")
+    if outputs.pairs and job.tree and not done:
+        reader = PairReader(job.targets, job.plan, job.side, job.images, job.tree, job.labels)
+        with write_pairs(
+            outputs.pairs,
+            job.plan.n_pairs,
+            labels=job.pair_labels,
+            split=job.settings.split,
+            settings=settings,
+            inputs=inputs,
+            overwrite=overwrite,
+            resume=resume,
+        ) as writer:
+            write_pixels(reader, writer, progress)
+    history = _history(settings, inputs)
+    again = overwrite or done
+    write_table(
+        outputs.table, job.matches.columns, job.matches.nrows, job.matches.blocks(), extname=MATCH_HDU,
+        nulls=job.matches.nulls, cards=_cards(job), history=history, overwrite=again,
+    )  # fmt: skip
+    if outputs.rejects:
+        rejects = RejectTable(job.table, job.plan)
+        write_table(
+            outputs.rejects, rejects.columns, rejects.nrows, rejects.blocks(), extname=REJECTS_HDU,
+            history=history, overwrite=again,
+        )  # fmt: skip
+
+
+def _check_same(path: Path, job: Job, settings: dict[str, Any], inputs: dict[str, str]) -> None:
+    """Refuse to take a finished file of pairs for that of this run if it is not."""
+    with open_pairs(path) as pairs:
+        about = pairs.provenance
+        same = (len(pairs), about.get("settings"), about.get("inputs")) == (
+            job.plan.n_pairs,
+            json.loads(json.dumps(settings)),
+            inputs,
+        )
+    if not same:
+        raise UsageError(f"{path}: exists already, of other inputs or settings. Overwrite it")
+
+
+def _describe_settings(job: Job) -> dict[str, Any]:
+    """Return what decided about rows and pixels, and the count of every reason."""
+    settings = job.settings._asdict() | {"split": job.settings.split._asdict()}
+    settings["labels"] = [Path(path).name for path in job.names["labels"]]
+    settings["false_match_rate"] = [
+        None if np.isnan(value) else value for value in (job.plan.chance.rate, job.plan.chance.error)
+    ]
+    return settings | {"reasons": job.plan.reasons()}
+
+
+def _describe_inputs(job: Job) -> dict[str, str]:
+    """Return the checksums of inputs: of tables their SHA-256; of folders that of names, sizes and times."""
+    inputs = {Path(job.names["spectra"]).name: job.table.catalog.fingerprint["sha256"]}
+    for path in job.names["labels"]:
+        inputs[Path(path).name] = fingerprint_of(Path(path), str(path))["sha256"]
+    name = Path(job.names["images"]).name
+    if isinstance(job.side, CatalogSide):
+        inputs[name] = fingerprint_of(job.side.files[0], name)["sha256"]
+    else:
+        inputs[f"{name}: names, sizes and times of {len(job.side.files)} files"] = _listing(job.side.files)
+    if job.tree:
+        files = job.coadd_files
+        inputs[f"{job.tree.name}: names, sizes and times of {len(files)} files"] = _listing(files)
+    return inputs
+
+
+def _listing(files: list[Path]) -> str:
+    """Return the SHA-256 of a list of names, sizes and times of change (ns)."""
+    sha256 = hashlib.sha256()
+    for path in files:
+        stat = path.stat() if path.is_file() else None
+        sha256.update(f"{path.name} {stat and stat.st_size} {stat and stat.st_mtime_ns}\n".encode())
+    return sha256.hexdigest()
+
+
+def _cards(job: Job) -> dict[str, Any]:
+    """Return the cards of the match table: counts, the chance of false matches, what labels rest on."""
+    rate, error = job.plan.chance.rate, job.plan.chance.error
+    cards: dict[str, Any] = {
+        "CUT": (job.settings.cut, "quality cut"),
+        "RADIUS": (job.settings.radius_arcsec, "[arcsec] of the match by position"),
+        "NSPECTRA": (len(job.plan.row_reason), "rows of the table of spectra"),
+        "NPAIRS": (job.plan.n_pairs, "rows of the file of pairs"),
+    }
+    if np.isfinite(rate):
+        cards["FALSERAT"] = (rate, "false matches by position for each target")
+        cards["FALSEERR"] = (error, "its error")
+    for number, (labels, _) in enumerate(job.labels, start=1):
+        for key, value in labels.facts.items():
+            cards[key if number == 1 else f"{key[:7]}{number}"] = (value, f"labels of {labels.path.name}")
+    return cards
+
+
+def _history(settings: dict[str, Any], inputs: dict[str, str]) -> list[str]:
+    """Return the lines that tell what was done to which files, and the count of every reason."""
+    return [
+        f"astroclip {__version__}: crossmatch",
+        *(f"SHA-256 of {name}: {sha256}" for name, sha256 in inputs.items()),
+        f"settings: {json.dumps({key: value for key, value in settings.items() if key != 'reasons'})}",
+        *(f"{reason}: {count} rows" for reason, count in settings["reasons"].items()),
+    ]

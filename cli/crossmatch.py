@@ -1,0 +1,82 @@
+"""`astroclip crossmatch`: who is who in two surveys, and the paired data set."""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .output import output as out
+
+
+class Cut(StrEnum):
+    """Quality cuts by name."""
+
+    galaxy = "galaxy"
+    original = "original"
+    none = "none"
+
+
+class Find(StrEnum):
+    """Which matches are kept."""
+
+    best = "best"
+    all = "all"
+
+
+class Join(StrEnum):
+    """Which rows the match table has."""
+
+    inner = "inner"
+    left = "left"
+
+
+def crossmatch(
+    spectra: Annotated[Path, typer.Argument(help="DESI zcatalog, or any table with positions.")],
+    images: Annotated[
+        Path, typer.Argument(help="Folder of Stein et al. files or of cut-outs, or any table with positions.")
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Writes OUT.fits and OUT.h5.")],
+    coadds: Annotated[Path | None, typer.Option(help="Tree of coadds. Default: ../healpix.")] = None,
+    cut: Annotated[
+        Cut | None, typer.Option(help="Quality cut. Default: galaxy of a zcatalog, else none.")
+    ] = None,
+    radius_arcsec: Annotated[float, typer.Option(help="Of the match by position.")] = 1.0,
+    find: Annotated[Find, typer.Option(help="Mutual best matches, or all within the radius.")] = Find.best,
+    join: Annotated[Join, typer.Option(help="Rows with an image, or all rows of SPECTRA.")] = Join.inner,
+    ra: Annotated[str | None, typer.Option(help="RA column of SPECTRA. Default: guessed.")] = None,
+    dec: Annotated[str | None, typer.Option(help="Dec column of SPECTRA.")] = None,
+    image_ra: Annotated[str | None, typer.Option(help="RA column of IMAGES, if it is a table.")] = None,
+    image_dec: Annotated[str | None, typer.Option(help="Dec column of IMAGES.")] = None,
+    epoch: Annotated[float, typer.Option(help="Year of the images' positions, for proper motion.")] = 2016.0,
+    labels: Annotated[
+        list[Path] | None, typer.Option(help="Table of labels, joined by TARGETID or position. Repeatable.")
+    ] = None,
+    rejects: Annotated[Path | None, typer.Option(help="Write the rows in no pair, with the reason.")] = None,
+    no_pairs: Annotated[bool, typer.Option("--no-pairs", help="Only the match table.")] = False,
+    fractions: Annotated[
+        tuple[float, float, float], typer.Option(help="Of the sky in train, validation, test.")
+    ] = (0.8, 0.1, 0.1),
+    seed: Annotated[int, typer.Option(help="Of the split.")] = 0,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace outputs that exist.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on where a killed run stopped.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what would be done, write nothing.")
+    ] = False,
+) -> None:
+    """Match SPECTRA with IMAGES: a match table, and the paired data set of what has both."""
+    from astroclip.crossmatch.build import build_pairs
+    from astroclip.crossmatch.plan import CrossmatchSettings
+    from astroclip.pairs import SplitSettings
+
+    split = SplitSettings(fractions, seed=seed)
+    settings = CrossmatchSettings(
+        cut and cut.value, radius_arcsec, find.value, join.value, epoch, split, ra, dec, image_ra, image_dec
+    )
+    kept = {"coadds": coadds, "labels": labels or [], "rejects": rejects, "pairs": not no_pairs}
+    with out.progress("Crossmatching") as progress:
+        report = build_pairs(
+            spectra, images, output, **kept, settings=settings,
+            overwrite=overwrite, resume=resume, dry_run=dry_run, progress=progress,
+        )  # fmt: skip
+    out.result(report._asdict())

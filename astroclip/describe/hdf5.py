@@ -69,7 +69,12 @@ def _describe_rows(path: Path, kind: str, found: MultimodalSpectra | MultimodalI
         total, again = repeats.find()
     with Hdf5File(found.files[0]) as h5:
         columns = hdf5_columns(h5)
+        n = int(found.first[1])
+        wrong = {name: h5.shape(name) for name in h5.names if h5.shape(name) and h5.shape(name)[0] != n}
     problems = [*name_unreadable(found.unreadable), *sky.problems()]
+    problems += [
+        f"dataset '{name}' has shape {shape}, but there are {n} rows" for name, shape in wrong.items()
+    ]
     if total:
         names = name_some((found.object_id[row].decode() for row in again), total)
         problems.append(f"{total} rows repeat the object_id of an earlier row: {names}")

@@ -10,10 +10,13 @@ from astroclip.describe.hdf5 import (
     describe_multimodal_spectra,
 )
 from astroclip.describe.images import describe_image, describe_images, describe_stein
+from astroclip.describe.pairs import describe_pairs
 from astroclip.describe.report import FileReport
 from astroclip.describe.spectra import describe_coadd, describe_coadds, describe_spec, describe_specs
 from astroclip.describe.tables import describe_catalog
 from astroclip.errors import DataError
+from astroclip.pairs import is_pairs
+from astroclip.schema import PairsKey
 from astroclip.surveys import multimodal
 from astroclip.surveys.desi import find_coadds, is_coadd
 from astroclip.surveys.fitsfile import FitsFile
@@ -24,6 +27,7 @@ from astroclip.surveys.stein import is_stein
 HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
 TABLE_SUFFIXES = (".parquet", ".csv", ".csv.gz")
 MODEL_FILES = ("config.yaml", "model.safetensors")
+HUGGING_FACE_FILES = ("dataset_dict.json", "state.json")  # of pairs saved by save_to_disk
 
 
 class Kind(StrEnum):
@@ -40,17 +44,21 @@ class Kind(StrEnum):
     STEIN = "Stein et al. images"
     MULTIMODAL_SPECTRA = "Multimodal Universe spectra"
     MULTIMODAL_IMAGES = "Multimodal Universe images"
+    PAIRS = "pairs"
     HDF5 = "HDF5 file"
     MODEL = "model"
+
+
+_MULTIMODAL = (Kind.MULTIMODAL_SPECTRA, Kind.MULTIMODAL_IMAGES)
 
 
 def inspect_file(path: str | Path) -> FileReport:
     """Say what a file or folder is, what it holds, and what is wrong with it.
 
     Tables are read in blocks, only the columns that say where, who and how good their rows are. The pixels of
-    a single coadd, image or Multimodal Universe file are looked at; those of folders and of the files of
-    Stein et al. (280 GB each) are not. A file of a known kind that turns out to be damaged is reported with
-    that as its problem.
+    a single coadd, image or Multimodal Universe file are looked at, and the spectra of pairs; those of
+    folders, and of the files of Stein et al. (280 GB each), are not. A file of a known kind that turns out to
+    be damaged is reported with that as its problem.
 
     Raises
     ------
@@ -68,8 +76,8 @@ def inspect_file(path: str | Path) -> FileReport:
 def find_kind(path: str | Path) -> Kind:
     """Return what a file or folder is, by its first bytes, HDUs and datasets; names matter for CSV alone.
 
-    A folder is what it holds, the first of: model, Stein et al. files, DESI coadds, SDSS spectra, Multimodal
-    Universe files, FITS images.
+    A folder is what it holds, the first of: model, published pairs, Stein et al. files, DESI coadds, SDSS
+    spectra, Multimodal Universe files, FITS images.
 
     Raises
     ------
@@ -110,26 +118,38 @@ def _hdf5_kind(path: Path) -> Kind:
     if is_stein(path):
         return Kind.STEIN
     with Hdf5File(path) as h5:
+        if all(name in h5 for name in (PairsKey.IMAGE, PairsKey.FLUX, PairsKey.WAVE)):
+            return Kind.PAIRS
         if multimodal.SPECTRUM in h5:
             return Kind.MULTIMODAL_SPECTRA
-        return Kind.MULTIMODAL_IMAGES if multimodal.IMAGE in h5 else Kind.HDF5
+        if multimodal.IMAGE in h5:
+            return Kind.MULTIMODAL_IMAGES
+    return Kind.PAIRS if is_pairs(path) else Kind.HDF5
 
 
 def _folder_kind(path: Path) -> Kind:
     """Tell by the names of the files, for HDF5 by the first one's datasets."""
     if all((path / name).is_file() for name in MODEL_FILES):
         return Kind.MODEL
+    if any((path / name).is_file() for name in HUGGING_FACE_FILES):
+        return Kind.PAIRS
+    if kind := _survey_kind(path):
+        return kind
+    raise DataError(f"{path}: no model, and no FITS or Multimodal Universe file below it")
+
+
+def _survey_kind(path: Path) -> Kind | None:
+    """Tell which survey's files are below a folder."""
     if is_stein(path):
         return Kind.STEIN
     if find_coadds(path):
         return Kind.COADDS
     if find_specs(path).files:
         return Kind.SPECS
-    if first := next((p for pattern in multimodal.PATTERNS for p in path.rglob(pattern)), None):
-        return _hdf5_kind(first)
-    if next(path.rglob("*.fits*"), None):
-        return Kind.IMAGES
-    raise DataError(f"{path}: no model, and no FITS or HDF5 file below it")
+    for pattern in multimodal.PATTERNS:
+        if (first := next(path.rglob(pattern), None)) and (kind := _hdf5_kind(first)) in _MULTIMODAL:
+            return kind
+    return Kind.IMAGES if next(path.rglob("*.fits*"), None) else None
 
 
 def _describe_redrock(path: Path, kind: str) -> FileReport:
@@ -157,6 +177,7 @@ _DESCRIBE: dict[Kind, Callable[[Path, str], FileReport]] = {
     Kind.STEIN: describe_stein,
     Kind.MULTIMODAL_SPECTRA: describe_multimodal_spectra,
     Kind.MULTIMODAL_IMAGES: describe_multimodal_images,
+    Kind.PAIRS: describe_pairs,
     Kind.HDF5: describe_hdf5,
     Kind.MODEL: _describe_model,
 }

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from astroclip.catalog import Catalog, open_catalog
 from astroclip.describe.kinds import Kind, find_kind
 from astroclip.errors import DataError, UsageError
+from astroclip.pairs import open_pairs
 from astroclip.schema import (
     CUTOUT_SIZE,
     FLUX,
@@ -23,6 +24,7 @@ from astroclip.schema import (
     REDSHIFT_NAMES,
     TARGETID,
     WAVE,
+    PairsKey,
     desi_wave,
 )
 from astroclip.surveys.desi import find_coadds, open_coadd, read_redrock, redrock_path
@@ -226,6 +228,26 @@ def _from_multimodal_images(path: Path, n: int, rng: np.random.Generator) -> Sam
     return Sample(found.read_images(rows), None, None, [found.object_id[row].decode() for row in rows])
 
 
+def _from_pairs(path: Path, n: int, rng: np.random.Generator) -> Sample:
+    """Read pairs; the published ones have no ivar."""
+    keys = (PairsKey.IMAGE, PairsKey.FLUX, PairsKey.IVAR, PairsKey.MASK, PairsKey.TARGETID, PairsKey.REDSHIFT)
+    with open_pairs(path) as pairs:
+        parts = [pairs.read(keys, row, row + 1) for row in _draw(rng, len(pairs), n).tolist()]
+        image, flux, ivar, mask, targetid, redshift = (_stack([part[key] for part in parts]) for key in keys)
+        if image is None or flux is None or targetid is None:
+            raise DataError(f"{path}: no images, spectra or targets to draw")
+        ivar = np.full_like(flux, np.nan) if ivar is None else ivar
+        mask = np.zeros(flux.shape, np.int32) if mask is None else mask.astype(np.int32)
+        spectra = Spectra(pairs.wave, flux, ivar, mask)
+    return Sample(image, spectra, redshift, [str(i) for i in targetid])
+
+
+def _stack(parts: list[NDArray | None]) -> NDArray | None:
+    """Put rows one below the other; None where the file does not have the column."""
+    found = [part for part in parts if part is not None]
+    return np.concatenate(found) if found else None
+
+
 _READ: dict[Kind, Callable[[Path, int, np.random.Generator], Sample]] = {
     Kind.CATALOGUE: _from_catalog,
     Kind.COADD: _from_coadd,
@@ -237,4 +259,5 @@ _READ: dict[Kind, Callable[[Path, int, np.random.Generator], Sample]] = {
     Kind.STEIN: _from_stein,
     Kind.MULTIMODAL_SPECTRA: _from_multimodal_spectra,
     Kind.MULTIMODAL_IMAGES: _from_multimodal_images,
+    Kind.PAIRS: _from_pairs,
 }

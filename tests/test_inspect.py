@@ -1,0 +1,594 @@
+"""What a file is, what it holds and what is wrong with it: every kind, every problem."""
+
+import gzip
+import json
+import os
+import shutil
+
+import fitsio
+import h5py
+import numpy as np
+import pyarrow as pa
+import pytest
+from builders import (
+    truncate,
+    write_band_hdus,
+    write_coadd,
+    write_cube,
+    write_redrock,
+    write_spec,
+)
+from builders_hdf5 import (
+    write_hdf5,
+    write_multimodal_images,
+    write_multimodal_spectra,
+    write_provabgs,
+    write_stein,
+)
+from catalog_files import need
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.testing import assert_allclose, assert_array_equal
+from pyarrow import csv, parquet
+from typer.testing import CliRunner
+
+from astroclip.cli.main import app
+from astroclip.describe import Kind, find_kind, inspect_file, read_sample
+from astroclip.describe import report as report_module
+from astroclip.describe.report import Repeats, SkyRange
+from astroclip.errors import DataError, UsageError
+from astroclip.pairs import Label, write_pairs
+from astroclip.schema import EmbedFlag
+
+
+def write_table(path, extname="", header=None, units=None, **columns):
+    """Write a FITS table."""
+    with fitsio.FITS(path, "rw", clobber=True) as fits:
+        fits.write(
+            [np.asarray(values) for values in columns.values()],
+            names=list(columns),
+            extname=extname,
+            header=header,
+            units=[(units or {}).get(name, "") for name in columns],
+        )
+    return path
+
+
+def problems_of(path) -> str:
+    return "\n".join(inspect_file(path).problems)
+
+
+# --- where on the sky -------------------------------------------------------------------------------------
+
+
+@given(
+    centre=st.floats(0, 360),
+    width=st.floats(0.5, 200),
+    places=st.lists(st.floats(0, 1), max_size=20),
+    block=st.integers(1, 7),
+)
+def test_right_ascension_is_the_shortest_arc_also_across_zero(centre, width, places, block):
+    offsets = np.array([0.0, *places, 1.0, *np.arange(0, 1, 0.1)]) * width  # no gap like the one outside
+    ra = (centre + offsets) % 360
+    sky = SkyRange()
+    for start in range(0, len(ra), block):
+        sky.add(ra[start : start + block], np.zeros(len(ra[start : start + block])))
+    first, last = sky.facts()["ra_deg"]
+    assert_allclose([(first - centre + 180) % 360, (last - first) % 360], [180, width], atol=1e-6)
+    assert ("across RA 0" in sky.facts()) == (first > last)
+
+
+def test_positions_that_are_missing_or_off_the_sky_are_counted():
+    sky = SkyRange()
+    sky.add([10, np.nan, 20, 30, 999, -5], [0, 0, np.nan, 91, 0, 5])
+    assert sky.problems() == [
+        "2 rows have no position (NaN)",
+        "2 rows have a position that is not on the sky",
+    ]
+    assert sky.facts() == {"ra_deg": [355.0, 10.0], "across RA 0": "yes", "dec_deg": [0.0, 5.0]}
+
+
+@given(
+    st.lists(st.integers(-(2**63), 2**63 - 1) | st.integers(0, 5), max_size=40),
+    st.integers(1, 9),
+)
+def test_repeated_identifiers_are_those_seen_before(ids, at_once):
+    seen, again = set(), []
+    for row, value in enumerate(ids):
+        again += [row] if value in seen else []
+        seen.add(value)
+    old, report_module._KEYS_AT_ONCE = report_module._KEYS_AT_ONCE, at_once
+    try:
+        with Repeats() as numbers, Repeats() as texts:
+            for part in (ids[:3], ids[3:]):
+                numbers.add([np.array(part, np.int64)])
+                texts.add([np.array([str(value) for value in part], str), np.zeros(len(part), "u1")])
+            assert numbers.find() == texts.find() == (len(again), again[:5])
+    finally:
+        report_module._KEYS_AT_ONCE = old
+
+
+def test_identifiers_of_several_columns_repeat_only_as_a_whole():
+    with Repeats() as repeats:
+        repeats.add([np.array([1, 1, 1, 2]), np.array(["sv3 ", "main", "sv3", "sv3"])])
+        assert repeats.find() == (1, [2])
+
+
+# --- tables -----------------------------------------------------------------------------------------------
+
+
+def test_a_catalogue_tells_columns_units_coverage_and_redshifts(tmp_path):
+    path = write_table(
+        tmp_path / "zall.fits", "ZCATALOG", units={"TARGET_RA": "deg", "FLUX_R": "nanomaggy"},
+        TARGETID=[1, 2, 1, 4], SURVEY=np.array(["sv3", "sv3", "main", "main"], "S7"),
+        PROGRAM=np.full(4, b"dark"), TARGET_RA=[359.0, 0.5, 1.0, 358.0], TARGET_DEC=[-1.0, 0, 1, 2],
+        Z=[0.1, 0.2, np.nan, 1.5], ZWARN=[0, 4, 0, 0], FLUX_R=np.ones((4, 2), "f4"),
+    )  # fmt: skip
+    report = inspect_file(path)
+    assert (report.kind, report.rows, report.problems) == (Kind.CATALOGUE, 4, [])
+    assert report.columns[0] == ("TARGETID", "int64", (), "")
+    assert report.columns[1] == ("SURVEY", "str7", (), "")
+    assert report.columns[-1] == ("FLUX_R", "float32", (2,), "nanomaggy")
+    assert report.facts["ra_deg"] == [358, 1]
+    assert report.facts["identifier"] == "TARGETID, SURVEY, PROGRAM"
+    assert report.facts["SURVEY"] == {"main": 2, "sv3": 2}
+    assert report.facts["Z"] == [0.1, 1.5]
+    assert report.facts["ZWARN not 0"] == "1 rows"
+
+
+def test_parquet_and_csv_are_catalogues_too(tmp_path):
+    table = pa.table({"ra": [10.0, 11.0], "dec": [1.0, 2.0], "iauname": ["J1", "J1"]})
+    parquet.write_table(table, tmp_path / "a.parquet")
+    csv.write_csv(table, tmp_path / "a.csv")
+    (tmp_path / "a.csv.gz").write_bytes(gzip.compress((tmp_path / "a.csv").read_bytes()))
+    for name in ("a.parquet", "a.csv", "a.csv.gz"):
+        report = inspect_file(tmp_path / name)
+        assert (report.kind, report.rows) == (Kind.CATALOGUE, 2)
+        assert report.facts["ra_deg"] == [10, 11]
+        assert report.problems == [
+            "1 rows repeat the iauname of an earlier row: rows 1 (from 0), the first with J1"
+        ]
+
+
+def test_embeddings_and_predictions_are_recognised(tmp_path):
+    vectors = np.ones((4, 8), "f4")
+    vectors[[1, 3]] = np.nan
+    path = write_table(
+        tmp_path / "e.fits", header={"ACMODEL": "mini", "ACHASH": "0123"}, TARGETID=np.arange(4),
+        IMAGE_EMBEDDING=vectors, EMBED_FLAG=np.array([0, EmbedFlag.NO_IMAGE | 128, 4, 0], "i4"),
+        Z_PRED_MEAN=np.array([0.1, np.nan, 0.3, np.nan], "f4"), PREDICT_FLAG=np.array([0, 1, 0, 1], "i4"),
+    )  # fmt: skip
+    report = inspect_file(path)
+    assert report.facts["model"] == "mini"
+    assert report.facts["model hash"] == "0123"
+    assert report.facts["embedding width"] == {"IMAGE_EMBEDDING": 8}
+    assert report.facts["IMAGE_EMBEDDING missing"] == "2 rows"
+    assert report.facts["EMBED_FLAG"] == {"NO_IMAGE": 1, "UNREADABLE_IMAGE": 1, "BAD_IMAGE_PIXELS": 1}
+    assert report.facts["PREDICT_FLAG"] == {"NO_EMBEDDING": 2}
+    assert_allclose(report.facts["Z_PRED_MEAN"], [0.1, 0.3])
+    assert report.problems == ["1 rows have a NaN in IMAGE_EMBEDDING that EMBED_FLAG does not explain"]
+
+
+def test_what_is_wrong_with_a_catalogue(tmp_path):
+    flux = np.ones((3, 50), "f4")
+    flux[1] = np.nan
+    ivar = np.ones((3, 50), "f4")
+    ivar[:2] = 0
+    wave = np.tile(np.arange(50.0), (3, 1))
+    wave[2, 7] = 0
+    path = write_table(
+        tmp_path / "bad.fits", units={"RA": "rad", "FLUX": "Jy", "WAVE": "nm"},
+        TARGETID=[7, 7, 7], RA=[1.0, np.nan, 3], DEC=[1.0, 2, 95], FLUX=flux, IVAR=ivar, WAVE=wave,
+    )  # fmt: skip
+    said = problems_of(path)
+    for words in (
+        "RA: positions in 'rad', expected deg",
+        "FLUX: flux in 'Jy'",
+        "WAVE: wavelengths in 'nm'",
+        "1 rows have no position",
+        "1 rows have a position that is not on the sky",
+        "2 rows repeat the TARGETID of an earlier row: rows 1, 2 (from 0), the first with 7",
+        "2 rows have nothing in IVAR",
+        "1 rows have nothing in FLUX",
+        "1 rows of WAVE are not in rising order",
+    ):
+        assert words in said
+    assert len(said.splitlines()) == 9
+    lengths = write_table(
+        tmp_path / "lengths.fits", FLUX=flux, IVAR=ivar[:, :49], IMAGE=np.ones((3, 3, 4, 4))
+    )
+    assert problems_of(lengths).startswith("columns of different length: FLUX 50, IVAR 49 pixels")
+    images = write_table(tmp_path / "i.fits", units={"IMAGE": "Jy"}, IMAGE=np.ones((1, 3, 4, 4)))
+    assert "image in 'Jy', expected nanomaggy" in problems_of(images)
+    empty = write_table(tmp_path / "empty.fits", RA=np.empty(0), DEC=np.empty(0))
+    assert (inspect_file(empty).rows, problems_of(empty)) == (0, "no rows")
+
+
+def test_a_compressed_table_is_told_by_its_header(tmp_path):
+    need("fpack")
+    path = write_table(tmp_path / "t.fits", units={"RA": "deg"}, RA=np.arange(2000.0), ID=np.arange(2000))
+    os.spawnlp(os.P_WAIT, "fpack", "fpack", "-table", str(path))
+    report = inspect_file(tmp_path / "t.fits.fz")
+    assert (report.kind, report.rows) == (Kind.CATALOGUE, 2000)
+    assert [column.name for column in report.columns] == ["RA", "ID"]
+    assert report.columns[0].unit == "deg"
+    assert "compressed by fpack (ZTABLE)" in report.problems[0]
+
+
+# --- spectra ----------------------------------------------------------------------------------------------
+
+
+def test_a_coadd_tells_arms_rows_with_data_and_redshifts(tmp_path):
+    path = tmp_path / "coadd-sv3-dark-26065.fits"
+    ids = [1, 2, 3, -4]
+    arms = write_coadd(path, targetid=ids)
+    ivar = {f"{arm}_IVAR": arms[f"{arm}_IVAR"].copy() for arm in "BRZ"}
+    for values in ivar.values():
+        values[[1, 3]] = 0
+    columns = {"OBJTYPE": ["TGT", "SKY", "TGT", ""], "COADD_FIBERSTATUS": np.array([0, 0, 0, 8], "i4")}
+    write_coadd(path, targetid=ids, replace=ivar, columns=columns)
+    write_redrock(path.with_name("redrock-sv3-dark-26065.fits"), ids, [0.1, 0.2, 0.3, 0.4])
+    report = inspect_file(path)
+    assert (report.kind, report.rows) == (Kind.COADD, 4)
+    assert report.facts["arms"]["R"] == "5760.0-7620.0 Å, 2326 px"
+    assert report.facts["rows with data"] == 2
+    assert report.facts["OBJTYPE"] == {"TGT": 2, "SKY": 1, "(blank)": 1}
+    assert report.facts["COADD_FIBERSTATUS not 0"] == "1 rows"
+    assert report.facts["redrock Z"] == [0.1, 0.4]
+    (problem,) = report.problems
+    assert "rows 1, 3 (from 0); of these 1 have a bad COADD_FIBERSTATUS, 2 are no target" in problem
+
+    sample = read_sample(path, rows=6)
+    assert [title.split()[0] for title in sample.titles] == ["1", "3"]
+    assert_array_equal(sample.redshifts, [0.1, 0.3])
+    assert sample.spectra.flux.shape == (2, 7781)
+    assert sample.images is None
+
+
+def test_a_coadd_beside_anothers_redrock(tmp_path):
+    write_coadd(tmp_path / "coadd-1.fits")
+    write_redrock(tmp_path / "redrock-1.fits", [9, 8, 7, 6], [0.1] * 4)
+    assert "redrock-1.fits has other targets" in problems_of(tmp_path / "coadd-1.fits")
+    assert np.isnan(read_sample(tmp_path / "coadd-1.fits").redshifts).all()
+
+
+def test_a_redrock_file(tmp_path):
+    write_redrock(tmp_path / "redrock-1.fits", [1, 2], [0.1, 0.5])
+    report = inspect_file(tmp_path / "redrock-1.fits")
+    assert (report.kind, report.rows, report.facts["Z"]) == (Kind.REDROCK, 2, [0.1, 0.5])
+    with pytest.raises(UsageError, match="no pixels to draw"):
+        read_sample(tmp_path / "redrock-1.fits")
+
+
+def test_a_folder_of_coadds(tmp_path):
+    for program in ("dark", "bright"):
+        write_coadd(tmp_path / program / f"coadd-sv3-{program}-26065.fits")
+    write_coadd(tmp_path / "dark2" / "coadd-sv3-dark-26066.fits", targetid=[1, 99])
+    truncate(shutil.copy(tmp_path / "dark2" / "coadd-sv3-dark-26066.fits", tmp_path / "coadd-9.fits"), 0.5)
+    report = inspect_file(tmp_path)
+    assert (report.kind, report.rows, report.facts["files"]) == (Kind.COADDS, 10, 4)
+    assert report.facts["unreadable"] == 1
+    said = "\n".join(report.problems)
+    assert "coadd-9.fits: cut short" in said
+    assert "1 spectra are of a target that has one already in its survey and program" in said
+    assert "3 coadds have no Redrock file" in said
+
+
+def test_the_sample_of_a_folder_of_coadds_is_spread_over_files(tmp_path):
+    for i in range(3):
+        write_coadd(tmp_path / f"coadd-{i}.fits", targetid=np.arange(4) + 10 * i)
+    sample = read_sample(tmp_path, rows=6, seed=3)
+    assert len(sample.titles) == len(sample.spectra.flux) == 6
+    assert {int(title) // 10 for title in sample.titles} == {0, 1, 2}
+    assert sample.titles == read_sample(tmp_path, rows=6, seed=3).titles
+
+
+def test_sdss_spectra(tmp_path):
+    path = tmp_path / "spec-0266-51602-0007.fits"
+    write_spec(path)
+    report = inspect_file(path)
+    assert (report.kind, report.rows, report.problems) == (Kind.SPEC, 1, [])
+    assert report.facts["wave_angstrom"][0] == pytest.approx(10**3.58, rel=1e-4)
+    assert (report.facts["plate"], report.facts["spectype"]) == (266, "GALAXY")
+    other = tmp_path / "spec-0266-51602-0008.fits"
+    write_spec(other, fiber=8, columns={"ivar": np.zeros(3800, "f4")}, omit=["SPECOBJ"])
+    assert problems_of(other).startswith("no good pixel\nno position")
+    (tmp_path / "copy").mkdir()
+    shutil.copy(path, tmp_path / "copy")
+    report = inspect_file(tmp_path)
+    assert (report.kind, report.rows) == (Kind.SPECS, 3)
+    assert "1 files are of a (PLATE, MJD, FIBER) that an earlier file has" in "".join(report.problems)
+    sample = read_sample(path)
+    assert_allclose(sample.spectra.wave, 10 ** (3.58 + 1e-4 * np.arange(3800)), rtol=1e-6)
+    assert sample.redshifts == [0.1]
+
+
+# --- images -----------------------------------------------------------------------------------------------
+
+
+def test_an_image_tells_bands_size_scale_footprint_and_bad_pixels(tmp_path):
+    invvar = np.ones((3, 160, 200), "f4")
+    invvar[1, :80] = 0
+    write_cube(tmp_path / "cutout.fits", ra=0.0, dec=10.0, shape=(160, 200), invvar=invvar)
+    report = inspect_file(tmp_path / "cutout.fits")
+    assert (report.kind, report.problems) == (Kind.IMAGE, [])
+    assert report.facts["size"] == "200 x 160 px"
+    assert report.facts["pixscale_arcsec"] == 0.262
+    assert report.facts["inverse variance"] == "yes"
+    assert report.facts["bad pixels"] == {"g": "0.00%", "r": "50.00%", "z": "0.00%"}
+    assert report.facts["across RA 0"] == "yes"
+    west, east = report.facts["ra_deg"]
+    assert (east - west) % 360 == pytest.approx(200 * 0.262 / 3600 / np.cos(np.radians(10)), rel=1e-3)
+    assert read_sample(tmp_path / "cutout.fits").images.shape == (1, 3, 160, 200)
+
+
+def test_what_is_wrong_with_images(tmp_path):
+    write_cube(tmp_path / "a.fits", ra=None, image=np.zeros((3, 100, 100), "f4"))
+    said = problems_of(tmp_path / "a.fits")
+    assert "no celestial WCS" in said
+    assert "100 x 100 px, smaller than a cut-out of 152" in said
+    assert "band g has no good pixel" in said
+    write_cube(tmp_path / "b.fits", pixel_deg=0.4 / 3600)
+    assert "1 images are at 0.4 arcsec/px, expected 0.262" in problems_of(tmp_path / "b.fits")
+    write_band_hdus(tmp_path / "c.fits", bands="gr")
+    report = inspect_file(tmp_path / "c.fits")
+    assert (report.kind, report.rows) == (Kind.IMAGE, None)
+    assert "no image in the band z" in report.problems[0]
+
+
+def test_a_folder_of_images(tmp_path):
+    write_cube(tmp_path / "a_123.fits", ra=10)
+    write_cube(tmp_path / "b_123.fits", ra=11, pixel_deg=0.3 / 3600)
+    write_cube(tmp_path / "c_9.fits", ra=None)
+    truncate(shutil.copy(tmp_path / "a_123.fits", tmp_path / "d_4.fits"), 0.001)
+    report = inspect_file(tmp_path)
+    assert (report.kind, report.rows) == (Kind.IMAGES, 3)
+    assert report.facts["sizes"] == {"152 x 152 px": 3}
+    assert report.facts["named by an identifier"] == "3 files"
+    said = "\n".join(report.problems)
+    for words in (
+        "d_4.fits",
+        "1 images have no celestial WCS",
+        "1 images are at 0.3",
+        "identifier of an earlier one: 123",
+    ):
+        assert words in said
+    sample = read_sample(tmp_path)
+    assert sample.images.shape == (3, 3, 152, 152)
+    assert sample.pixscale is None
+
+
+def test_a_large_image_is_sampled_in_stamps(tmp_path):
+    write_cube(tmp_path / "mosaic.fits", shape=(600, 200))
+    sample = read_sample(tmp_path / "mosaic.fits", rows=4)
+    assert sample.images.shape == (4, 3, 152, 152)
+    assert np.isfinite(sample.images).all()
+
+
+def test_stein_files_tell_wrong_lengths_repeats_and_missing_positions(tmp_path):
+    one = write_stein(tmp_path / "south" / "images_npix152_000000000_001000000.h5", 6)
+    ids = {name: one[name][[0, 0, 1, 2, 3, 4]] + np.arange(6) * 7 * (name == "objid") for name in
+           ("release", "brickid", "objid")}  # fmt: skip
+    ids = {name: np.concatenate([one[name][:1], values[1:]]) for name, values in ids.items()}
+    ra = np.append(one["ra"][:5], np.nan)
+    other = tmp_path / "south" / "images_npix152_001000000_002000000.h5"
+    write_stein(other, 6, seed=1, replace={"ra": ra, **ids, "flux": np.ones((5, 3))}, omit=["z_spec"])
+    truncate(shutil.copy(other, tmp_path / "south" / "images_npix152_002000000_003000000.h5"), 0.5)
+    report = inspect_file(tmp_path)
+    assert (report.kind, report.rows) == (Kind.STEIN, 12)
+    assert (report.facts["files"], report.facts["unreadable"]) == (2, 1)
+    assert {"images", "ra", "z_spec"} <= {column.name for column in report.columns}
+    said = "\n".join(report.problems)
+    assert "dataset 'flux' has shape (5, 3), but there are 6 images" in said
+    assert "1 rows have no position" in said
+    assert "001000000_002000000.h5 row 0" in said
+    assert "002000000_003000000.h5: cannot read" in said
+    single = inspect_file(other)
+    assert (single.kind, single.rows) == (Kind.STEIN, 6)
+    sample = read_sample(tmp_path, rows=5)
+    assert sample.images.shape == (5, 3, 16, 16)
+    no_ids = tmp_path / "images_npix152_0.h5"
+    write_stein(no_ids, 4, omit=["objid"])
+    said = problems_of(no_ids)
+    assert "no dataset 'objid'" in said
+    assert "4 rows have no usable (release, brickid, objid)" in said
+    assert "that an earlier row shows" not in said
+
+
+def test_multimodal_universe_files(tmp_path):
+    spectra, images = tmp_path / "desi" / "001-of-001.hdf5", tmp_path / "legacy" / "001-of-001.hdf5"
+    ivar = np.ones((4, 7781), "f4")
+    ivar[2] = 0
+    write_multimodal_spectra(spectra, [11, 12, 13, 11], spectrum_ivar=ivar)
+    report = inspect_file(spectra)
+    assert (report.kind, report.rows) == (Kind.MULTIMODAL_SPECTRA, 4)
+    assert "good redshifts" in report.facts
+    said = "\n".join(report.problems)
+    assert "1 rows repeat the object_id of an earlier row: 11" in said
+    assert "1 rows have no data" in said
+    zero = np.zeros((2, 4, 160, 160), "f4")
+    write_multimodal_images(images, np.array(["a", "b"]), image_array=zero, image_ivar=zero, ebv=np.ones(3))
+    assert "2 images have no good pixel" in problems_of(images)
+    assert "dataset 'ebv' has shape (3,), but there are 2 rows" in problems_of(images)
+    assert find_kind(tmp_path / "desi") == Kind.MULTIMODAL_SPECTRA
+    assert inspect_file(tmp_path / "legacy").kind == Kind.MULTIMODAL_IMAGES
+    assert read_sample(spectra, 2).spectra.flux.shape == (2, 7781)
+    assert read_sample(images).images.shape == (2, 3, 152, 152)
+
+
+def make_pairs(path, n=5, **other):
+    """Write a pairs file with a label."""
+    zero = np.zeros((n, 7781))
+    block = {
+        "image": np.ones((n, 3, 152, 152), "f4"), "flux": zero.astype("f4"), "ivar": zero.astype("f4") + 1,
+        "mask": zero.astype("u2"), "targetid": np.arange(n), "ra": np.linspace(359, 361, n) % 360,
+        "dec": np.zeros(n), "redshift": np.arange(n) / 10, "log_mstar": np.full(n, 10, "f4"),
+    } | other  # fmt: skip
+    label = Label("log_mstar", unit="dex(Msun)", source="PROVABGS, Chabrier")
+    with write_pairs(path, n, labels=[label], settings={"cut": "galaxy"}) as writer:
+        writer.write(block)
+    return path
+
+
+def test_pairs_tell_parts_labels_and_their_making(tmp_path):
+    report = inspect_file(make_pairs(tmp_path / "pairs.h5"))
+    assert (report.kind, report.rows, report.problems) == (Kind.PAIRS, 5, [])
+    assert sum(report.facts["parts"].values()) == 5
+    assert report.facts["ra_deg"] == [359, 1]
+    assert report.facts["redshift"] == [0, 0.4]
+    assert report.facts["settings"] == {"cut": "galaxy"}
+    assert report.facts["label sources"] == {"log_mstar": "PROVABGS, Chabrier"}
+    assert report.columns[0] == ("image", "float32", (3, 152, 152), "nanomaggy")
+    assert report.columns[-1] == ("label log_mstar", "float32", (), "dex(Msun)")
+    json.dumps(report._asdict(), default=str)
+    sample = read_sample(tmp_path / "pairs.h5", 3)
+    assert_allclose(sample.redshifts, np.array(sample.titles, int) / 10)
+    assert sample.images.shape == (3, 3, 152, 152)
+
+
+def test_what_is_wrong_with_pairs(tmp_path):
+    ivar = np.ones((5, 7781), "f4")
+    ivar[2] = 0
+    z, ra = np.array([0.1, np.nan, 0.3, 0.4, 0.5]), np.array([1.0, 2, 3, 4, np.nan])
+    path = make_pairs(tmp_path / "p.h5", ivar=ivar, redshift=z, ra=ra, targetid=np.array([1, 2, 3, 2, 5]))
+    assert inspect_file(path).problems == [
+        "1 rows have no position (NaN)",
+        "1 rows have no redshift (NaN)",
+        "1 rows have a spectrum without data: its inverse variance is 0 everywhere",
+        "1 rows repeat an earlier spectrum: rows 3 (from 0)",
+    ]
+    with h5py.File(path, "r+") as h5:
+        del h5["ivar"]
+    report = inspect_file(path)
+    assert (report.kind, report.rows) == (Kind.PAIRS, None)
+    assert "no dataset 'ivar'" in report.problems[0]
+
+
+def test_the_published_pairs(tmp_path):
+    rng = np.random.default_rng(1)
+    with h5py.File(tmp_path / "astroclip_desi.h5", "w") as h5:
+        for group in map(str, range(10)):
+            h5[f"{group}/images"] = rng.normal(size=(2, 152, 152, 3)).astype("f4")
+            h5[f"{group}/spectra"] = rng.normal(size=(2, 7781, 1)).astype("f4")
+            h5[f"{group}/redshifts"] = [0.1, 0.2]
+            h5[f"{group}/targetids"] = np.arange(2) + 2 * int(group)
+    report = inspect_file(tmp_path / "astroclip_desi.h5")
+    assert (report.kind, report.rows, report.problems) == (Kind.PAIRS, 20, [])
+    assert np.isnan(read_sample(tmp_path / "astroclip_desi.h5", 2).spectra.ivar).all()
+
+
+def test_other_hdf5_files_are_listed(tmp_path):
+    write_provabgs(tmp_path / "provabgs.hdf5", layout="columns")
+    report = inspect_file(tmp_path / "provabgs.hdf5")
+    assert (report.kind, report.rows) == (Kind.HDF5, 20)
+    write_hdf5(tmp_path / "x.h5", {"a": np.ones(2), "b": np.ones((3, 4))})
+    report = inspect_file(tmp_path / "x.h5")
+    assert report.rows is None
+    assert report.columns[1] == ("b", "float64", (4,), "")
+
+
+# --- files and folders of no use --------------------------------------------------------------------------
+
+
+def test_a_damaged_file_is_reported_as_what_it_was(tmp_path):
+    coadd = tmp_path / "coadd-1.fits"
+    write_coadd(coadd)
+    table = write_table(tmp_path / "t.fits", RA=np.arange(5000.0), DEC=np.zeros(5000))
+    cube = tmp_path / "cube.fits"
+    write_cube(cube)
+    for path, kind in ((coadd, Kind.COADD), (table, Kind.CATALOGUE), (cube, Kind.IMAGE)):
+        report = inspect_file(truncate(path, 0.5))
+        assert (report.kind, report.rows, report.columns) == (kind, None, [])
+        assert str(path) in report.problems[0]
+
+
+def test_what_is_nothing_is_an_error(tmp_path):
+    text = tmp_path / "notes.txt"
+    text.write_text("not data")
+    for path, said in (
+        (text, "expected FITS, HDF5"),
+        (tmp_path / "none", "no such file"),
+        (tmp_path, "no model"),
+    ):
+        with pytest.raises(DataError, match=said):
+            inspect_file(path)
+    half = tmp_path / "half.h5"
+    write_stein(half)
+    with pytest.raises(DataError, match="cut short"):
+        inspect_file(truncate(half, 0.5))
+
+
+def test_a_model_directory_points_to_its_own_command(tiny_model):
+    report = inspect_file(tiny_model)
+    assert (report.kind, report.problems) == (Kind.MODEL, [])
+    assert report.facts["see"] == f"astroclip models info {tiny_model}"
+    assert "model.safetensors" in report.facts["files"]
+
+
+# --- samples of catalogues, the command -------------------------------------------------------------------
+
+
+def test_the_sample_of_a_catalogue_is_its_vector_columns(tmp_path, rng):
+    path = write_table(
+        tmp_path / "c.fits", TARGETID=np.arange(9), Z=np.arange(9) / 10.0,
+        IMAGE=rng.normal(size=(9, 3, 20, 20)).astype("f4"), FLUX=rng.normal(size=(9, 7781)).astype("f4"),
+    )  # fmt: skip
+    sample = read_sample(path, 4, seed=1)
+    assert_allclose(sample.redshifts, np.array(sample.titles, int) / 10)
+    assert sample.images.shape == (4, 3, 20, 20)
+    assert np.isnan(sample.spectra.ivar).all()
+    assert sample.titles != read_sample(path, 4, seed=2).titles
+    with pytest.raises(UsageError, match="at least 1"):
+        read_sample(path, 0)
+    odd = write_table(tmp_path / "odd.fits", FLUX=np.ones((2, 30)))
+    with pytest.raises(DataError, match="no column WAVE"):
+        read_sample(odd)
+    with pytest.raises(UsageError, match="no pixels to draw"):
+        read_sample(write_table(tmp_path / "plain.fits", RA=[1.0], DEC=[1.0]))
+
+
+def test_the_command_prints_a_report_and_draws_a_sample(tmp_path):
+    write_cube(tmp_path / "cutout.fits", ra=0.0)
+    words = ["inspect", str(tmp_path / "cutout.fits"), "--plot", str(tmp_path / "out.png")]
+    text = CliRunner().invoke(app, words, catch_exceptions=False).stdout
+    assert "Legacy Survey image, 1 row" in text
+    assert "no problems found" in text
+    assert (tmp_path / "out.png").read_bytes().startswith(b"\x89PNG")
+    again = CliRunner().invoke(app, words)
+    assert isinstance(again.exception, UsageError)
+    as_json = CliRunner().invoke(app, ["--json", *words, "--overwrite"], catch_exceptions=False).stdout
+    report = json.loads(as_json)
+    assert report["kind"] == "Legacy Survey image"
+    assert report["facts"]["centre_deg"]["dec"] == pytest.approx(-5)
+
+
+def test_the_command_prints_columns_with_units(tmp_path):
+    path = write_table(tmp_path / "t.fits", units={"RA": "deg"}, RA=[1.0, np.nan], DEC=[1.0, 2])
+    text = CliRunner().invoke(app, ["inspect", str(path)], catch_exceptions=False).stdout
+    assert "RA      float64         deg" in text
+    assert "1 problem found\n  - 1 rows have no position (NaN)" in text
+    as_json = json.loads(CliRunner().invoke(app, ["--json", "inspect", str(path)]).stdout)
+    assert as_json["columns"][0] == {"name": "RA", "dtype": "float64", "shape": [], "unit": "deg"}
+
+
+def test_real_files_are_what_they_are(survey_data):
+    kinds = {
+        "desi/coadd-4-80613-thru20210324.fits": Kind.COADD,
+        "desi/coadd-sv3-dark-26065.fits.gz": Kind.COADD,
+        "desi/redrock-4-80613-thru20210324.fits": Kind.REDROCK,
+        "desi/tractor-1054p567.fits": Kind.CATALOGUE,
+        "legacysurvey/cutout_59.1067_-30.4848.fits": Kind.IMAGE,
+        "legacysurvey/dr5-nsa-cutout-162.fits": Kind.IMAGE,
+        "legacysurvey/sweep-310m005-320p000.fits": Kind.CATALOGUE,
+        "catalogues/gz-decals-votes.csv.gz": Kind.CATALOGUE,
+        "sdss/spec-0295-51585-0596.fits": Kind.SPEC,
+    }
+    reports = {name: inspect_file(survey_data / name) for name in kinds}
+    assert {name: report.kind for name, report in reports.items()} == kinds
+    assert [name for name, report in reports.items() if report.problems] == [
+        "desi/coadd-sv3-dark-26065.fits.gz"
+    ]
+    assert reports["desi/coadd-sv3-dark-26065.fits.gz"].facts["rows with data"] == 2
+    assert reports["desi/coadd-4-80613-thru20210324.fits"].facts["redrock Z"][0] == pytest.approx(
+        0.368744, abs=1e-6
+    )

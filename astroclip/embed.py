@@ -74,8 +74,9 @@ def embed_catalog(
     model : str, Path or Embedder
         A model's name or directory, or one that is loaded.
     images, spectra : str, optional
-        Where the pixels are: a vector column's name, a file or a folder. By default the catalogue's own
-        `IMAGE` and `FLUX` columns, or the spectra of a coadd or spec file.
+        Where the pixels are: a vector column's name; a file or a folder, pairs among them; a web service
+        (`ls-dr9`, `sparcl`). By default the catalogue's own `IMAGE` and `FLUX` columns, or the spectra of a
+        coadd or spec file.
     hdu : str or int, optional
         The table's HDU, where the file has several.
     options : SourceOptions

@@ -164,8 +164,8 @@ class EmbedFlag(IntFlag):
     WRONG_PIXSCALE = 16  # the image is not at 0.262 arcsec/px and was used as it is
     IMAGE_PADDED = 32  # the image is smaller than the model's crop, its border was filled
     PARTIAL_COVERAGE = 64  # the spectrum does not cover 3600-9824 Å, the rest was filled
-    UNREADABLE_IMAGE = 128  # an image file exists for the row but could not be read (NO_IMAGE is set too)
-    UNREADABLE_SPECTRUM = 256  # a spectrum file exists for the row but could not be read (NO_SPECTRUM too)
+    UNREADABLE_IMAGE = 128  # the row's image could not be read, or a service refused it (NO_IMAGE too)
+    UNREADABLE_SPECTRUM = 256  # its spectrum could not be read, or a service refused it (NO_SPECTRUM too)
     AMBIGUOUS_IMAGE = 512  # several images fit the row; the nearest (or first by name) was taken
     AMBIGUOUS_SPECTRUM = 1024  # several spectra fit the row; the first by file name was taken
 

@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any, NamedTuple, Self
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from astroclip.errors import DataError, UsageError
 from astroclip.pairs.layout import Label
 from astroclip.schema import PairsKey, Split, desi_wave
+from astroclip.surveys.hdf5file import runs
 
 RowReader = Callable[[int, int], NDArray[Any]]  # (start, stop) -> those rows
 ROW_COLUMNS = tuple(str(key) for key in PairsKey if key is not PairsKey.WAVE)
@@ -116,6 +117,27 @@ class Pairs:
             str(name): self._read_rows(name, first, max(first, last)) if name in self._readers else None
             for name in names
         }
+
+    def take(self, names: Sequence[str], rows: ArrayLike) -> dict[str, NDArray[Any] | None]:
+        """Read rows by number, in any order, repeated ones too: each stretch of consecutive ones at once.
+
+        `names` and values as in `read`.
+
+        Raises
+        ------
+        IndexError
+            If there is no such row.
+        """
+        wanted, place = np.unique(np.asarray(rows, np.int64), return_inverse=True)
+        if wanted.size and not 0 <= wanted[0] <= wanted[-1] < self.nrows:
+            raise IndexError(f"rows {wanted[0]} to {wanted[-1]} of {self.nrows}")
+        stretches = [(wanted[first], wanted[last - 1] + 1) for first, last in runs(wanted)] or [(0, 0)]
+        parts = [self.read(names, start, stop) for start, stop in stretches]
+        taken: dict[str, NDArray[Any] | None] = {}
+        for name in parts[0]:
+            values = [part for each in parts if (part := each[name]) is not None]
+            taken[name] = np.concatenate(values)[place] if values else None
+        return taken
 
     def blocks(
         self, names: Sequence[str], block_rows: int = 256, split: Split | None = None

@@ -51,12 +51,15 @@ def open_pairs(path: str | Path) -> Pairs:
 
 
 def is_pairs(path: str | Path) -> bool:
-    """Tell whether `open_pairs` would open it."""
+    """Tell whether it says that it is a set of pairs; `open_pairs` says whether it is a whole one."""
+    source = Path(path)
+    if source.is_dir():
+        return any((source / name).is_file() for name in ("dataset_dict.json", "state.json"))
     try:
-        open_pairs(path).close()
-    except DataError:
+        with h5py.File(source, "r") as file:
+            return file.attrs.get("format") == PAIRS_FORMAT or bool(released_groups(file))
+    except OSError:
         return False
-    return True
 
 
 def _open_hdf5(file: h5py.File, path: Path) -> Pairs:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from astroclip.catalog import Catalog
 from astroclip.errors import DataError, UsageError
+from astroclip.pairs import is_pairs
 from astroclip.preprocess.image import center_crop, resample_pixscale
 from astroclip.schema import IMAGE, PIXSCALE, TARGETID, EmbedFlag
 from astroclip.sources.block import (
@@ -26,6 +27,7 @@ from astroclip.sources.block import (
     image_inputs,
     read_position,
 )
+from astroclip.sources.paired import PairedRows
 from astroclip.sources.services import LAYERS, LayerCutouts
 from astroclip.surveys.fitsfile import check_image_unit
 from astroclip.surveys.legacysurvey import ImageFolder, open_images
@@ -35,7 +37,7 @@ from astroclip.surveys.stein import SteinImages, is_stein, open_stein
 logger = logging.getLogger(__name__)
 SCALE_TOLERANCE = 0.01  # relative difference in arcsec/px below which a scale is the survey's
 OneByOne = ImageFolder | LayerCutouts  # images read with `read`
-Together = SteinImages | MultimodalImages  # and with `read_images`, many at a time
+Together = SteinImages | MultimodalImages | PairedRows  # and with `read_images`, many at a time
 
 
 def image_source(table: Catalog, wanted: str | None, size: int, options: SourceOptions) -> Source | None:
@@ -45,8 +47,9 @@ def image_source(table: Catalog, wanted: str | None, size: int, options: SourceO
     ----------
     table : Catalog
     wanted : str, optional
-        An image file or a folder of them: FITS, or HDF5 of Stein et al. or Multimodal Universe; a layer of
-        the Legacy Survey's web service, one of `LAYERS`; a vector column, by default IMAGE if there is one.
+        An image file or a folder of them: FITS, or HDF5 of Stein et al. or Multimodal Universe; pairs; a
+        layer of the Legacy Survey's web service, one of `LAYERS`; a vector column, by default IMAGE if there
+        is one.
     size : int
         Side of the model's crop in pixels.
     options : SourceOptions
@@ -57,7 +60,7 @@ def image_source(table: Catalog, wanted: str | None, size: int, options: SourceO
         If what is wanted does not exist, or is not images in nanomaggies.
     """
     if wanted is not None and Path(wanted).exists():
-        return ImageFiles(table, _open(Path(wanted)), f"images of {Path(wanted).name}", size, options)
+        return ImageFiles(table, _open(table, Path(wanted)), f"images of {Path(wanted).name}", size, options)
     if wanted in LAYERS:
         if not find_position(table):
             raise DataError(
@@ -154,10 +157,12 @@ class ImageFiles:
         return center_crop(images, self._size).numpy(), padded | flag
 
 
-def _open(path: Path) -> ImageFolder | Together:
+def _open(table: Catalog, path: Path) -> ImageFolder | Together:
     """Open a file, or a folder, of images in whichever format they are."""
     images: ImageFolder | Together
-    if is_stein(path):
+    if is_pairs(path):
+        images = PairedRows(table, path)
+    elif is_stein(path):
         images = open_stein(path)
         for file, problem in images.problems:
             logger.info("%s: %s", file, problem)

@@ -1,4 +1,4 @@
-"""Sources of spectra: vector columns, SDSS spec files, Multimodal Universe files; which one a name means.
+"""Sources of spectra: vector columns, SDSS spec files, rows of HDF5 files; which one a name means.
 
 Shapes: n rows of a block, W spectral pixels.
 """
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from astroclip.catalog import Catalog
 from astroclip.errors import DataError, UsageError
+from astroclip.pairs import is_pairs
 from astroclip.schema import FLUX, IVAR, MASK, N_WAVE, TARGETID, WAVE, EmbedFlag
 from astroclip.sources.block import (
     Block,
@@ -25,10 +26,11 @@ from astroclip.sources.block import (
     spectrum_inputs,
 )
 from astroclip.sources.coadds import CoaddItself, coadd_source
+from astroclip.sources.paired import PairedRows
 from astroclip.sources.services import SPARCL, SPARCL_RELEASE, SparclCoadds
 from astroclip.surveys import desi, sdss
 from astroclip.surveys.fitsfile import check_flux_unit, check_wave_unit
-from astroclip.surveys.multimodal import open_multimodal_spectra
+from astroclip.surveys.multimodal import MultimodalSpectra, open_multimodal_spectra
 
 logger = logging.getLogger(__name__)
 
@@ -36,7 +38,7 @@ logger = logging.getLogger(__name__)
 def spectrum_source(table: Catalog, wanted: str | None, options: SourceOptions) -> Source | None:
     """Return the source of spectra for a catalogue.
 
-    `wanted` is a coadd, SDSS spec or Multimodal Universe file, or a folder of them; ``sparcl``, or
+    `wanted` is a coadd, SDSS spec or Multimodal Universe file, or a folder of them; pairs; ``sparcl``, or
     ``sparcl:<data set>``, for that web service; or a vector column. By default the spectra of the catalogue
     if it is such a file itself, else its vector column FLUX, if there is one.
 
@@ -49,9 +51,7 @@ def spectrum_source(table: Catalog, wanted: str | None, options: SourceOptions) 
         return _own_spectra(table, options)
     path = Path(wanted)
     if path.exists():
-        if coadds := coadd_source(table, path, options):
-            return coadds
-        return (MultimodalFiles if holds_hdf5(path) else SpecFiles)(table, path, options)
+        return _spectra_in_files(table, path, options)
     service, _, release = wanted.partition(":")
     if service == SPARCL:
         return SparclCoadds(table, release or SPARCL_RELEASE, options)
@@ -61,6 +61,17 @@ def spectrum_source(table: Catalog, wanted: str | None, options: SourceOptions) 
             f"--spectra {wanted}: neither a file, nor a folder, nor a column of {table.name}, nor {SPARCL}"
         )
     return SpectrumColumns(table, column, options)
+
+
+def _spectra_in_files(table: Catalog, path: Path, options: SourceOptions) -> Source:
+    """Return the source for a file, or a folder, of spectra in whichever format they are."""
+    if is_pairs(path):
+        return SpectrumRows(table, PairedRows(table, path), path, options)
+    if coadds := coadd_source(table, path, options):
+        return coadds
+    if holds_hdf5(path):
+        return SpectrumRows(table, open_multimodal_spectra(path), path, options)
+    return SpecFiles(table, path, options)
 
 
 def _own_spectra(table: Catalog, options: SourceOptions) -> Source | None:
@@ -155,10 +166,12 @@ class SpecFiles:
         return inputs
 
 
-class MultimodalFiles:
-    """DESI spectra in Multimodal Universe files, found by TARGETID, else by position."""
+class SpectrumRows:
+    """DESI spectra in rows of Multimodal Universe files or of pairs, found by TARGETID, else by position."""
 
-    def __init__(self, table: Catalog, path: Path, options: SourceOptions) -> None:
+    def __init__(
+        self, table: Catalog, spectra: MultimodalSpectra | PairedRows, path: Path, options: SourceOptions
+    ) -> None:
         self._target, self._position = table.find(TARGETID), find_position(table)
         self.columns = [*([self._target] if self._target else []), *self._position]
         if not self.columns:
@@ -166,7 +179,7 @@ class MultimodalFiles:
                 f"{table.name}: spectra of {path} are found by TARGETID or by position, and the table has "
                 "none of these columns"
             )
-        self._spectra = open_multimodal_spectra(path)
+        self._spectra = spectra
         for _, reason in self._spectra.unreadable:
             logger.warning("%s", reason)
         self.name, self._options = f"spectra of {path.name}", options

@@ -126,7 +126,7 @@ class SteinImages:
             Largest distance between a row and the galaxy of a cut-out.
         """
         kinds = [] if ids is None else list(np.atleast_2d(np.asarray(ids).astype(str)))
-        return self._index.match([_keys(kind) for kind in kinds], ra, dec, radius_arcsec)
+        return self._index.match([parse_ids(kind) for kind in kinds], ra, dec, radius_arcsec)
 
     def read(
         self,
@@ -305,8 +305,8 @@ def _check_images(h5: Hdf5File) -> tuple[int, ...]:
     return shape[0], *shape[2:]
 
 
-def _keys(ids: NDArray[np.str_]) -> NDArray[np.int64]:
-    """Return identifiers as TARGETIDs: numbers, or RELEASE-BRICKID-OBJID; -1 for anything else."""
+def parse_ids(ids: NDArray[np.str_]) -> NDArray[np.int64]:
+    """Return identifiers (n,) as TARGETIDs: numbers, or RELEASE-BRICKID-OBJID; -1 for anything else."""
     bricks = [_BRICK_ID.fullmatch(text.strip()) for text in ids]
     parts = np.array([tuple(map(int, brick.groups())) if brick else (-1, -1, -1) for brick in bricks], int)
     plain = [int(text) if text.strip().isdecimal() and len(text) < 19 else -1 for text in ids]

@@ -11,7 +11,7 @@ import numpy as np
 from astroclip.catalog.part import check_output
 from astroclip.crossmatch.images import ImageSide, open_image_side
 from astroclip.crossmatch.labels import open_labels
-from astroclip.crossmatch.plan import CrossmatchSettings, Progress, make_plan
+from astroclip.crossmatch.plan import CrossmatchSettings, Progress, check_settings, make_plan
 from astroclip.crossmatch.spectra import SpectraTable, default_coadds, open_spectra
 from astroclip.crossmatch.tables import MatchTable, describe_images, find_labels
 from astroclip.crossmatch.write import Job, Outputs, write_outputs
@@ -126,6 +126,7 @@ def build_pairs(
         cut-out that cannot be read is a reason, not an error.
     """
     settings = settings or CrossmatchSettings()
+    check_settings(settings)
     outputs = _name_outputs(output, rejects)
     if not dry_run:
         _check_outputs(outputs, pairs=pairs, replace=overwrite or resume)

@@ -19,10 +19,12 @@ from astroclip.crossmatch.match import (
     match_objects,
 )
 from astroclip.crossmatch.positions import FloatArray, has_position
-from astroclip.crossmatch.sky import Find, Positions
+from astroclip.crossmatch.sky import MAX_RADIUS_ARCSEC, Find, Positions, check_find
 from astroclip.crossmatch.spectra import Targets
 from astroclip.crossmatch.zones import IntArray
+from astroclip.errors import UsageError
 from astroclip.pairs import SplitSettings
+from astroclip.pairs.split import check_split
 from astroclip.schema import PairsKey, Reason
 from astroclip.surveys.zcatalog import SpectrumStatus, check_coadds, find_coadds_of
 
@@ -73,6 +75,20 @@ class CrossmatchSettings(NamedTuple):
     dec: str | None = None
     image_ra: str | None = None
     image_dec: str | None = None
+
+
+def check_settings(settings: CrossmatchSettings) -> None:
+    """Raise `UsageError` unless the settings make sense; the cut and columns depend on the tables."""
+    check_find(settings.find)
+    check_split(settings.split)
+    if settings.join not in ("inner", "left"):
+        raise UsageError(f"join is {settings.join!r}: expected 'inner' or 'left'")
+    if not 0 < settings.radius_arcsec <= MAX_RADIUS_ARCSEC:
+        raise UsageError(
+            f"radius_arcsec is {settings.radius_arcsec}: expected more than 0, and at most 90 deg"
+        )
+    if not np.isfinite(settings.epoch):
+        raise UsageError(f"epoch is {settings.epoch}: expected a Julian year, as 2016.0")
 
 
 class Plan(NamedTuple):

@@ -81,9 +81,10 @@ def write_outputs(
     if outputs.pairs and job.tree:
         size = job.matches.nbytes + job.plan.n_pairs * row_bytes(job.pair_labels)
         check_space(outputs.pairs.resolve(), str(outputs.pairs), size)
-        done = resume and outputs.pairs.exists()
-        if done:
-            _check_same(outputs.pairs, job, settings, inputs)
+        there = resume and outputs.pairs.exists()
+        done = there and _is_same(outputs.pairs, job, settings, inputs)
+        if there and not done and not overwrite:
+            raise UsageError(f"{outputs.pairs}: exists already, of other inputs or settings. Overwrite it")
     for path in (outputs.table, outputs.rejects):
         if path and path.exists() and not overwrite and not done:
             raise UsageError(f"{path}: exists already, and is not of the run to be resumed. Overwrite it")
@@ -114,17 +115,11 @@ def write_outputs(
         )  # fmt: skip
 
 
-def _check_same(path: Path, job: Job, settings: dict[str, Any], inputs: dict[str, str]) -> None:
-    """Refuse to take a finished file of pairs for that of this run if it is not."""
+def _is_same(path: Path, job: Job, settings: dict[str, Any], inputs: dict[str, str]) -> bool:
+    """Tell whether a finished file of pairs is what this run would write."""
     with open_pairs(path) as pairs:
-        about = pairs.provenance
-        same = (len(pairs), about.get("settings"), about.get("inputs")) == (
-            job.plan.n_pairs,
-            json.loads(json.dumps(settings)),
-            inputs,
-        )
-    if not same:
-        raise UsageError(f"{path}: exists already, of other inputs or settings. Overwrite it")
+        found = (len(pairs), pairs.provenance.get("settings"), pairs.provenance.get("inputs"))
+        return found == (job.plan.n_pairs, json.loads(json.dumps(settings)), inputs)
 
 
 def _describe_settings(job: Job) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from astroclip.surveys.grid import Spectra
 SUFFIXES = (".png", ".pdf")
 DPI = 160
 SMOOTHING = (1.0, 3.0)  # px, least and most that a drawn line is smoothed, standard deviation of a Gaussian
+SMOOTHED_SNR = 9.0  # median signal-to-noise ratio of a pixel, above which a line is smoothed least
 
 ROW, WIDTH = 2.0, 11.0  # inches: height of a galaxy's row, width of a figure with spectra
 IMAGES_A_ROW = 4
@@ -93,7 +94,7 @@ def draw_pairs(
     Images have the stretch that the encoder sees (`preprocess.image.to_rgb`), the first row of pixels at the
     bottom. The black line is the spectrum smoothed by a Gaussian with inverse variance weights, the blue band
     its 1 σ error, the grey line the pixels as they are. The Gaussian has 3 pixels where the median
-    signal-to-noise ratio of a pixel is 1 or less, down to 1 pixel where it is 3 or more. The main lines are
+    signal-to-noise ratio of a pixel is 3 or less, down to 1 pixel where it is 9 or more. The main lines are
     marked where the redshift puts them, whether or not the galaxy shows them. Missing pixels are grey in an
     image and gaps in a spectrum.
 
@@ -250,7 +251,7 @@ def _draw_spectrum(axes: Axes, wave: NDArray, flux: NDArray[np.float64], ivar: N
     with np.errstate(invalid="ignore"):
         snr = (flux * np.sqrt(ivar))[ivar > 0]
     least, most = SMOOTHING
-    sigma = float(np.clip(most / max(np.median(snr), 0.1), least, most)) if snr.size else most
+    sigma = float(np.clip(least * SMOOTHED_SNR / max(np.median(snr), 0.1), least, most)) if snr.size else most
     line, error = smooth_spectrum(flux, ivar, sigma)
     raw = np.where(np.isfinite(line), flux, np.nan)
     axes.plot(wave, raw, color=RAW, lw=0.4, zorder=1, label="pixels")

@@ -55,9 +55,10 @@ def _print_report(report: "FileReport") -> None:
 
 
 def _in_words(value: Any) -> str:
-    """Return a fact as people read it: ranges as `1 to 2`."""
+    """Return a fact as people read it: ranges as `1 to 2`; what is None is left out."""
     if isinstance(value, dict):
-        return ", ".join(f"{name} {_in_words(part)}" for name, part in value.items()) or "none"
-    if isinstance(value, list):
-        return " to ".join(map(_in_words, value)) or "none"
+        parts = {name: part for name, part in value.items() if part is not None}
+        return ", ".join(f"{name} {_in_words(part)}" for name, part in parts.items()) or "none"
+    if isinstance(value, list | tuple):
+        return (" to " if len(value) == 2 else ", ").join(map(_in_words, value)) or "none"
     return f"{value:.7g}" if isinstance(value, float) else str(value)

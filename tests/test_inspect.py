@@ -170,11 +170,11 @@ def test_embeddings_and_predictions_are_recognised(tmp_path):
 
 
 def test_what_is_wrong_with_a_catalogue(tmp_path):
-    flux = np.ones((3, 50), "f4")
+    flux = np.ones((3, 500), "f4")
     flux[1] = np.nan
-    ivar = np.ones((3, 50), "f4")
+    ivar = np.ones((3, 500), "f4")
     ivar[:2] = 0
-    wave = np.tile(np.arange(50.0), (3, 1))
+    wave = np.tile(np.arange(500.0), (3, 1))
     wave[2, 7] = 0
     path = write_table(
         tmp_path / "bad.fits", units={"RA": "rad", "FLUX": "Jy", "WAVE": "nm"},
@@ -195,10 +195,12 @@ def test_what_is_wrong_with_a_catalogue(tmp_path):
         assert words in said
     assert len(said.splitlines()) == 9
     lengths = write_table(
-        tmp_path / "lengths.fits", FLUX=flux, IVAR=ivar[:, :49], IMAGE=np.ones((3, 3, 4, 4))
+        tmp_path / "lengths.fits", FLUX=flux, IVAR=ivar[:, :499], IMAGE=np.ones((3, 3, 4, 4))
     )
-    assert problems_of(lengths).startswith("columns of different length: FLUX 50, IVAR 49 pixels")
-    images = write_table(tmp_path / "i.fits", units={"IMAGE": "Jy"}, IMAGE=np.ones((1, 3, 4, 4)))
+    assert problems_of(lengths).startswith("columns of different length: FLUX 500, IVAR 499 pixels")
+    photometry = write_table(tmp_path / "p.fits", units={"FLUX": "nanomaggy"}, FLUX=np.zeros((2, 3)))
+    assert problems_of(photometry) == ""
+    images = write_table(tmp_path / "i.fits", units={"IMAGE": "Jy"}, IMAGE=np.ones((1, 3, 8, 8)))
     assert "image in 'Jy', expected nanomaggy" in problems_of(images)
     empty = write_table(tmp_path / "empty.fits", RA=np.empty(0), DEC=np.empty(0))
     assert (inspect_file(empty).rows, problems_of(empty)) == (0, "no rows")
@@ -540,7 +542,7 @@ def test_the_sample_of_a_catalogue_is_its_vector_columns(tmp_path, rng):
     assert sample.titles != read_sample(path, 4, seed=2).titles
     with pytest.raises(UsageError, match="at least 1"):
         read_sample(path, 0)
-    odd = write_table(tmp_path / "odd.fits", FLUX=np.ones((2, 30)))
+    odd = write_table(tmp_path / "odd.fits", FLUX=np.ones((2, 300)))
     with pytest.raises(DataError, match="no column WAVE"):
         read_sample(odd)
     with pytest.raises(UsageError, match="no pixels to draw"):

@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 
 SHOWN = 5  # examples named in a problem
 _BINS = 3600  # of right ascension, 0.1 deg each
-_KEYS_AT_ONCE = 1 << 22  # sorted in memory
+_KEYS_AT_ONCE = 1 << 21  # sorted in memory, 100 MB
 # SplitMix64 (Steele, Lea & Flood 2014), a permutation of the 64-bit numbers
 _MIX = ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB), (31, 1))
 

@@ -4,6 +4,7 @@ Shapes: n galaxies of the sample, S wavelengths.
 """
 
 from collections.abc import Callable
+from math import prod
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 
 from astroclip.catalog import Catalog, open_catalog
 from astroclip.describe.kinds import Kind, find_kind
+from astroclip.describe.tables import MIN_PIXELS
 from astroclip.errors import DataError, UsageError
 from astroclip.pairs import open_pairs
 from astroclip.schema import (
@@ -105,7 +107,7 @@ def _from_catalog(path: Path, n: int, rng: np.random.Generator) -> Sample:
     with open_catalog(path) as table:
         found = {key: name for key in (IMAGE, FLUX, IVAR, WAVE, TARGETID) if (name := table.find(key))}
         image = IMAGE in found and len(table.column(found[IMAGE]).shape) == 3
-        spectrum = FLUX in found and len(table.column(found[FLUX]).shape) == 1
+        spectrum = FLUX in found and prod(table.column(found[FLUX]).shape) >= MIN_PIXELS
         if not (image or spectrum):
             raise UsageError(f"{path}: a catalogue without a column {IMAGE} or {FLUX} has no pixels to draw")
         if redshift := table.find(*REDSHIFT_NAMES):

@@ -67,6 +67,7 @@ EMBEDDINGS = {
     SPECTRUM_EMBEDDING: EmbedFlag.NO_SPECTRUM,
 }
 PREDICTION = "Z_PRED_MEAN"
+MIN_PIXELS = 100  # of a spectrum: a shorter column FLUX or IVAR is photometry
 DEGREES = ("", "deg", "degree", "degrees", "d")
 
 
@@ -122,17 +123,19 @@ class _Tally:
         self.position = [name for name in (table.find(*RA_NAMES), table.find(*DEC_NAMES)) if name]
         groups = [[table.find(name) for name in group] for group in ID_COLUMNS]
         self.identity = [str(name) for name in next((group for group in groups if all(group)), [])]
-        vectors = {c.name for c in table.columns.values() if prod(c.shape) > 1}
+        pixels = {c.name for c in table.columns.values() if prod(c.shape) >= MIN_PIXELS}
         self.redshift = [n for n in (table.find(*REDSHIFT_NAMES), table.find(PREDICTION)) if n]
-        self.redshift = [n for n in self.redshift if table.column(n).dtype.kind == "f" and n not in vectors]
+        self.redshift = [
+            n for n in self.redshift if table.column(n).dtype.kind == "f" and not table.column(n).shape
+        ]
         self.counted = {n: Counter[str]() for name in COUNTED if (n := table.find(name))}
         self.nonzero = {n: 0 for name in ZERO_IS_GOOD if (n := table.find(name))}
         self.flags = {n: Counter[str]() for name in FLAGS if (n := table.find(name))}
         self.embed_flag = table.find(EMBED_FLAG)
         self.without = {n: 0 for name in EMBEDDINGS if (n := table.find(name))}
         self.unflagged = dict.fromkeys(self.without, 0)
-        self.dead = {n: 0 for name in (IVAR, FLUX, IMAGE) if (n := table.find(name)) in vectors}
-        self.unsorted = {n: 0 for name in (WAVE,) if (n := table.find(name)) in vectors}
+        self.dead = {n: 0 for name in (IVAR, FLUX, IMAGE) if (n := table.find(name)) in pixels}
+        self.unsorted = {n: 0 for name in (WAVE,) if (n := table.find(name)) in pixels}
         self.range = {name: [np.inf, -np.inf] for name in self.redshift}
         parts = (self.identity, self.redshift, self.counted, self.nonzero, self.flags, self.without)
         wanted = [*(self.position if len(self.position) == 2 else []), *self.dead, *self.unsorted]
@@ -210,13 +213,14 @@ def _column_problems(table: Catalog) -> list[str]:
     checks = ((FLUX, check_flux_unit), (WAVE, check_wave_unit), (IMAGE, check_image_unit))
     for wanted, check in checks:
         name = table.find(wanted)
-        if name and prod(table.column(name).shape) > 1:
+        if name and prod(table.column(name).shape) >= MIN_PIXELS:
             try:
                 check(f"column {name}", table.column(name).unit)
             except DataError as error:
                 said.append(str(error))
     found = [table.column(name) for wanted in (FLUX, IVAR, WAVE) if (name := table.find(wanted))]
-    if len({column.shape for column in found if column.shape}) > 1:
+    found = [column for column in found if prod(column.shape) >= MIN_PIXELS]
+    if len({column.shape for column in found}) > 1:
         lengths = ", ".join(f"{column.name} {prod(column.shape)}" for column in found)
         said.append(f"columns of different length: {lengths} pixels")
     return said

@@ -330,6 +330,17 @@ def test_lookup_tells_surveys_apart(tmp_path):
     assert list(index.lookup([3], survey="main").file) == [-1]
 
 
+@pytest.mark.parametrize("known", [0, 1, 2, 3])
+def test_an_index_that_grows_is_the_index_of_all(tmp_path, known):
+    for name, targetid in (("main-dark-8", [1, 4]), ("sv1-bright-8", [4, 3]), ("sv3-dark-9", [2, 4])):
+        write_coadd(tmp_path / f"coadd-{name}.fits", targetid=targetid)
+    paths = desi.find_coadds(tmp_path)
+    grown = desi.index_coadds(paths, desi.index_coadds(paths[:known]))
+    for one, whole in zip(grown, desi.index_coadds(paths), strict=True):
+        assert list(one) == list(whole)
+        assert getattr(one, "dtype", None) == getattr(whole, "dtype", None)
+
+
 def test_empty_index():
     index = desi.index_coadds([])
     assert list(index.lookup([1, 2]).file) == [-1, -1]

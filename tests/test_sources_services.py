@@ -16,7 +16,7 @@ from astroclip.embed import embed_catalog
 from astroclip.errors import DataError, UsageError
 from astroclip.schema import EmbedFlag
 from astroclip.sources import SourceOptions, image_source, spectrum_source
-from astroclip.surveys import cutouts, sparcl
+from astroclip.surveys import cutouts, desi, sparcl
 from astroclip.surveys.desi import find_coadds
 from astroclip.surveys.legacysurvey import read_cutout
 
@@ -121,6 +121,47 @@ def test_a_target_that_is_in_the_cache_twice(tmp_path, monkeypatch):
         (coadd,) = find_coadds(tmp_path / "cache")
         (coadd.parent / "coadd-sparcl_0.fits").write_bytes(coadd.read_bytes())
         assert list(read_spectra(path, "sparcl").flag) == list(first.flag) == [NO]
+
+
+def test_a_target_without_a_primary_spectrum(tmp_path, monkeypatch):
+    path = write_table(tmp_path / "c.fits", TARGETID=np.array([12, 11, 13]))
+    records = make_records([11, 12], per_target=2)
+    for record in records[2:]:
+        record["specprimary"] = False
+    with serve(Sparcl(records)) as server:
+        monkeypatch.setenv(sparcl.URL_VARIABLE, server.url)
+        first, again = read_spectra(path, "sparcl"), read_spectra(path, "sparcl")
+    for flag in (first.flag, again.flag):  # the cache knows it too
+        assert list(flag) == [EmbedFlag.AMBIGUOUS_SPECTRUM, NO, EmbedFlag.NO_SPECTRUM]
+    assert torch.equal(first.inputs, again.inputs)
+
+
+def test_blocks_share_a_service_and_index_what_is_new(tmp_path, monkeypatch):
+    """One service keeps its pace, and what it asked to wait for; each coadd is indexed once."""
+    ids = np.arange(11, 17)
+    path = write_table(tmp_path / "c.fits", TARGETID=ids, RA=ids.astype(float), DEC=np.zeros(6))
+    indexed, file_class = [], desi.FitsFile
+
+    def note(file, **options):
+        if options.get("whole") is False:
+            indexed.append(file)
+        return file_class(file, **options)
+
+    monkeypatch.setattr(desi, "FitsFile", note)
+    spectra = sparcl.URL_VARIABLE, Sparcl(make_records(ids.tolist()))
+    for (variable, answer), find in (
+        (spectra, lambda table: spectrum_source(table, "sparcl", OPTIONS)),
+        ((cutouts.URL_VARIABLE, sky), lambda table: image_source(table, "ls-dr9", SIZE, OPTIONS)),
+    ):
+        with serve(answer) as server, open_catalog(path) as table:
+            monkeypatch.setenv(variable, server.url)
+            source = find(table)
+            monkeypatch.setenv(variable, "http://127.0.0.1:1")  # another service would not answer
+            for start in (0, 2, 4):
+                block = table.read(source.columns, start, start + 2)
+                assert list(source.read(block, start).flag) == [NO] * 2
+            assert len(server.asked) == 6
+    assert len(indexed) == len(set(indexed)) == 3
 
 
 def test_a_refused_target(tmp_path, monkeypatch):

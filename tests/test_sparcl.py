@@ -140,13 +140,28 @@ def test_batches_and_resume(tmp_path):
     assert fetch(server, [], tmp_path).status.shape == (0,)
 
 
+def test_a_damaged_file_of_the_folder_is_fetched_again(tmp_path):
+    with serve(Sparcl(make_records())) as server:
+        first = fetch(server, TARGETS, tmp_path)
+        (path,) = desi.find_coadds(tmp_path)
+        path.write_bytes(path.read_bytes()[:2000])
+        known = desi.index_coadds([path])
+        again = fetch(server, TARGETS, tmp_path, known=known)
+    assert [file for file, _ in known.unreadable] == [path]
+    assert again.status.tolist() == first.status.tolist() == [Fetched.FETCHED] * 4
+    assert again.coadds.targetid.tolist() == sorted(TARGETS)
+    assert again.coadds.unreadable == []
+
+
 def test_the_primary_spectrum_is_taken(tmp_path):
     records = make_records(TARGETS[:2], per_target=3)
     for record in records[3:]:
         record["specprimary"] = False
     with serve(Sparcl(records)) as server:
         result = fetch(server, TARGETS[:2], tmp_path)
+        assert fetch(server, TARGETS[1::-1], tmp_path).ambiguous.tolist() == [True, False]  # from the cache
     assert result.ambiguous.tolist() == [False, True]
+    assert sorted(p.name[:20] for p in desi.find_coadds(tmp_path))[1] == "coadd-sparcl_several"
     _, redshifts = read(result.folder, TARGETS[:2])
     assert redshifts == [2.1, 0.1]
 

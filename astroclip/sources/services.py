@@ -15,10 +15,9 @@ from astroclip.errors import DataError
 from astroclip.schema import CUTOUT_SIZE, PIXSCALE, TARGETID, EmbedFlag
 from astroclip.sources.block import Block, ModelInputs, SourceOptions, spectrum_inputs
 from astroclip.sources.coadds import read_matched
-from astroclip.surveys import desi
-from astroclip.surveys.cutouts import fetch_cutouts
+from astroclip.surveys.cutouts import cutout_service, fetch_cutouts
 from astroclip.surveys.legacysurvey import How, ImageMatch, read_cutout
-from astroclip.surveys.sparcl import fetch_spectra
+from astroclip.surveys.sparcl import fetch_spectra, sparcl_service, were_several
 from astroclip.surveys.stein import centre_stamps
 from astroclip.surveys.webservice import Fetched
 
@@ -40,7 +39,7 @@ class LayerCutouts:
 
     def __init__(self, layer: str, size: int) -> None:
         self._layer, self._side = layer, max(size, CUTOUT_SIZE)
-        self._folder = cache_folder("cutouts")
+        self._folder, self._service = cache_folder("cutouts"), cutout_service()
 
     def match(
         self,
@@ -58,7 +57,9 @@ class LayerCutouts:
         DataError
             If the service does not answer, or the cache cannot be written.
         """
-        self._found = fetch_cutouts(ra, dec, self._folder, layer=self._layer, size=self._side)
+        self._found = fetch_cutouts(
+            ra, dec, self._folder, layer=self._layer, size=self._side, service=self._service
+        )
         status = self._found.status
         _check_answered(self._layer, status, self._found.message)
         self.pixscale = np.full(len(status), PIXSCALE)
@@ -83,7 +84,7 @@ class LayerCutouts:
 class SparclCoadds:
     """DESI spectra of a SPARCL data set by TARGETID, kept as coadds in ``<cache>/spectra``.
 
-    Of several spectra of a target SPARCL's primary one is taken: none is ambiguous.
+    Of several spectra of a target SPARCL's primary one is taken; without one the target is ambiguous.
     """
 
     def __init__(self, table: Catalog, release: str, options: SourceOptions) -> None:
@@ -93,10 +94,9 @@ class SparclCoadds:
                 f"{table.name}: spectra of SPARCL are found by TARGETID, and the table has no such column"
             )
         self.name, self.columns, self._options = f"SPARCL {release}", [target], options
-        self._release, self._folder = release, cache_folder("spectra")
-        # asking for nothing refuses a wrong release, address or folder before anything is written
-        self._place = fetch_spectra([], self._folder, release=release).folder
-        self._index = desi.index_coadds(desi.find_coadds(self._place))
+        self._release, self._folder, self._service = release, cache_folder("spectra"), sparcl_service()
+        # asking for nothing refuses a wrong release or folder before anything is written
+        self._index = fetch_spectra([], self._folder, release=release, service=self._service).coadds
 
     def read(self, block: Block, start: int) -> ModelInputs:
         """Fetch the rows' spectra that the cache lacks, and read all."""
@@ -104,12 +104,15 @@ class SparclCoadds:
         refused = np.zeros(len(ids), bool)
         missing = np.flatnonzero(self._index.lookup(ids).file < 0)
         if len(missing):
-            found = fetch_spectra(ids[missing], self._folder, release=self._release)
+            found = fetch_spectra(
+                ids[missing], self._folder, release=self._release, service=self._service, known=self._index
+            )
             _check_answered(self.name, found.status, found.message)
             refused[missing] = np.isin(found.status, (Fetched.FAILED, Fetched.UNUSABLE))
-            self._index = desi.index_coadds(desi.find_coadds(self._place))
+            self._index = found.coadds
+        match = self._index.lookup(ids)
         # a target that two runs fetched at once is in the cache twice, and the same
-        match = self._index.lookup(ids)._replace(ambiguous=np.zeros(len(ids), bool))
+        match = match._replace(ambiguous=were_several(self._index, match))
         flux, ivar, flag = read_matched(self._index, match, start)
         flag |= np.where(refused, EmbedFlag.UNREADABLE_SPECTRUM, 0)
         return spectrum_inputs(flux, ivar, None, None, flag, self._options)

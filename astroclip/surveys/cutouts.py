@@ -86,8 +86,7 @@ def fetch_cutouts(
     workers
         Requests at a time.
     service
-        Where and how to ask; by default the address in the environment variable ASTROCLIP_CUTOUT_URL, or the
-        Legacy Survey's own.
+        Where and how to ask, by default `cutout_service`; one for many calls keeps their pace.
     progress
         Called with 1 for each row done.
 
@@ -99,7 +98,7 @@ def fetch_cutouts(
         If the folder cannot be written.
     """
     _check_settings(layer, bands, min(size, pixscale, workers))
-    service = service or WebService(os.environ.get(URL_VARIABLE, CUTOUT_URL))
+    service = service or cutout_service()
     ra, dec = np.atleast_1d(np.asarray(ra, float)), np.atleast_1d(np.asarray(dec, float))
     place = Path(folder) / f"{layer}-{bands}-{size}px-{pixscale:g}"
     result = Cutouts(place, [None] * len(ra), np.full(len(ra), Fetched.NOT_ASKED, np.int8), [""] * len(ra))
@@ -124,6 +123,17 @@ def fetch_cutouts(
             if progress:
                 progress(1)
     return result
+
+
+def cutout_service() -> WebService:
+    """Return the service at the environment variable ASTROCLIP_CUTOUT_URL, or the Legacy Survey's own.
+
+    Raises
+    ------
+    UsageError
+        If that is not an address.
+    """
+    return WebService(os.environ.get(URL_VARIABLE, CUTOUT_URL))
 
 
 def cutout_path(folder: Path, ra: float, dec: float) -> Path:

@@ -304,14 +304,16 @@ class CoaddIndex(NamedTuple):
         return match
 
 
-def index_coadds(paths: Iterable[str | Path]) -> CoaddIndex:
+def index_coadds(paths: Iterable[str | Path], known: CoaddIndex | None = None) -> CoaddIndex:
     """Index the targets of coadd files by reading one FIBERMAP column of each.
 
     A file that cannot be read is listed in `CoaddIndex.unreadable`, not fatal. A file cut short after its
-    FIBERMAP is indexed; opening it raises.
+    FIBERMAP is indexed; opening it raises. With `known`, the files are added to those of that index, which
+    are not read again; those that it could not read are.
     """
     files, tags, ids, unreadable = [], [], [], []
-    for path in map(Path, paths):
+    read = set(known.files) if known else set()
+    for path in (path for path in map(Path, paths) if path not in read):
         try:
             with FitsFile(path, whole=False) as file:
                 targets = file.table("FIBERMAP", [TARGETID])[TARGETID].astype(np.int64)
@@ -327,10 +329,21 @@ def index_coadds(paths: Iterable[str | Path]) -> CoaddIndex:
     order = np.argsort(targetid, kind="stable")
     row = np.concatenate([np.arange(n, dtype=np.int32) for n in (*counts, 0)])
     file_of = np.repeat(np.arange(len(files), dtype=np.int32), counts)
-    survey, program, healpix = _columns(tags)
-    return CoaddIndex(
-        files, survey, program, healpix, targetid[order], file_of[order], row[order], unreadable
+    new = CoaddIndex(files, *_columns(tags), targetid[order], file_of[order], row[order], unreadable)
+    return _join(known, new) if known else new
+
+
+def _join(first: CoaddIndex, second: CoaddIndex) -> CoaddIndex:
+    """Return the index of the files of both, the second of which is the newer."""
+    second = second._replace(file=second.file + np.int32(len(first.files)))
+    survey, program, healpix, targetid, file, row = (
+        np.concatenate(arrays) for arrays in zip(first[1:7], second[1:7], strict=True)
     )
+    order = np.argsort(targetid, kind="stable")
+    return CoaddIndex(
+        first.files + second.files, survey, program, healpix, targetid[order], file[order], row[order],
+        second.unreadable,
+    )  # fmt: skip
 
 
 def _columns(tags: Sequence[tuple[str, str, int]]) -> tuple[NDArray, NDArray, NDArray[np.int64]]:

@@ -12,7 +12,7 @@ JSON, and that vectors come as plain lists. Another name is a refusal that says 
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,7 +22,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from astroclip.errors import DataError, UsageError
 from astroclip.schema import FLUX_UNIT, IVAR_UNIT, TARGETID, WAVE_UNIT
-from astroclip.surveys.desi import COMBINED_ARM, find_coadds, index_coadds
+from astroclip.surveys.desi import COMBINED_ARM, CoaddIndex, CoaddMatch, find_coadds, index_coadds
 from astroclip.surveys.grid import ArmPixels, combine_arms, place_on_grid, stack_spectra
 from astroclip.surveys.webservice import GIVE_UP_AFTER, Fetched, ServiceError, WebService, make_folder
 
@@ -30,6 +30,7 @@ SPARCL_URL = "https://astrosparcl.datalab.noirlab.edu/api"
 URL_VARIABLE = "ASTROCLIP_SPARCL_URL"  # environment variable that names another service
 LARGEST_BATCH = 500  # spectra; the service times out on more
 MOST_RECORDS = 24_000  # the service's own limit of one answer
+SEVERAL = "several"  # in the name of a coadd: spectra that were a choice, see `SparclSpectra.ambiguous`
 PIXEL_FIELDS = ("wavelength", "flux", "ivar", "mask")
 # field of a record -> column of the Redrock table, and its value where the record has none
 REDROCK_FIELDS = {
@@ -61,15 +62,18 @@ class SparclSpectra(NamedTuple):
         `webservice.Fetched`: ABSENT is a target that the data release does not have (it is asked again),
         UNUSABLE a record without pixels on the DESI grid, NOT_ASKED a TARGETID that is not positive.
     ambiguous
-        Whether a target fetched now has several spectra of which none, or more than one, is its primary one.
+        Whether a target has several spectra of which none, or more than one, is its primary one.
     message
         What went wrong, "" where nothing did.
+    coadds
+        Index of all the spectra in the folder.
     """
 
     folder: Path
     status: NDArray[np.int8]
     ambiguous: NDArray[np.bool_]
     message: list[str]
+    coadds: CoaddIndex
 
 
 def fetch_spectra(
@@ -79,14 +83,16 @@ def fetch_spectra(
     release: str = "DESI-DR1",
     batch: int = 100,
     service: WebService | None = None,
+    known: CoaddIndex | None = None,
     progress: Callable[[int], object] | None = None,
 ) -> SparclSpectra:
     """Fetch the spectra of targets that are not in the folder yet.
 
     Of several spectra of a target the primary one is taken, else the first by identifier. Each batch becomes
     ``<folder>/<release>/coadd-sparcl_<digest>.fits`` with the combined arm BRZ and ``redrock-...`` beside it,
-    as DESI writes them: read them as any other coadds. A batch that the service cannot answer is halved and
-    asked again. A run that was killed goes on where it stopped.
+    as DESI writes them: read them as any other coadds. Those that are ambiguous are in files of their own,
+    ``coadd-sparcl_several_<digest>.fits``. A batch that the service cannot answer is halved and asked again.
+    A run that was killed goes on where it stopped.
 
     Parameters
     ----------
@@ -99,8 +105,9 @@ def fetch_spectra(
     batch
         Spectra of one request, at most 500.
     service
-        Where and how to ask; by default the address in the environment variable ASTROCLIP_SPARCL_URL, or
-        NOIRLab's.
+        Where and how to ask, by default `sparcl_service`; one for many calls keeps their pace.
+    known
+        The `coadds` that an earlier call for this folder returned: they are not indexed again.
     progress
         Called with the number of targets done.
 
@@ -116,12 +123,17 @@ def fetch_spectra(
     if not release.startswith("DESI-") or not release.replace("-", "").isalnum():
         raise UsageError(f"release '{release}': expected DESI-EDR, DESI-DR1 or another of DESI")
     asked = np.atleast_1d(np.asarray(targetid, np.int64))
-    service = service or WebService(os.environ.get(URL_VARIABLE, SPARCL_URL), retries=1, timeout=120)
+    service = service or sparcl_service()
     place = Path(folder) / release
     make_folder(place)
-    have = index_coadds(find_coadds(place)).targetid
-    states: States = dict.fromkeys(have.tolist(), (Fetched.CACHED, False, ""))
-    todo = np.setdiff1d(asked[asked > 0], have)
+    index = index_coadds(find_coadds(place), known)
+    match = index.lookup(asked)
+    states: States = {
+        one: (Fetched.CACHED, several, "")
+        for one, file, several in zip(asked.tolist(), match.file, were_several(index, match), strict=True)
+        if file >= 0
+    }
+    todo = np.unique(asked[(asked > 0) & (match.file < 0)])
     batches = [todo[i : i + batch].tolist() for i in range(0, len(todo), batch)]
     for done in _fetch_all(service, release, batches, place):
         states |= done
@@ -129,7 +141,25 @@ def fetch_spectra(
             progress(len(done))
     rows = [states.get(one, (Fetched.NOT_ASKED, False, "")) for one in asked.tolist()]
     status, ambiguous, message = zip(*rows, strict=True) if rows else ((), (), ())
-    return SparclSpectra(place, np.array(status, np.int8), np.array(ambiguous, bool), list(message))
+    index = index_coadds(find_coadds(place), index)
+    return SparclSpectra(place, np.array(status, np.int8), np.array(ambiguous, bool), list(message), index)
+
+
+def sparcl_service() -> WebService:
+    """Return the service at the environment variable ASTROCLIP_SPARCL_URL, or NOIRLab's.
+
+    Raises
+    ------
+    UsageError
+        If that is not an address.
+    """
+    return WebService(os.environ.get(URL_VARIABLE, SPARCL_URL), retries=1, timeout=120)
+
+
+def were_several(index: CoaddIndex, match: CoaddMatch) -> NDArray[np.bool_]:
+    """Return whether the spectra found in a folder of `fetch_spectra` are ambiguous ones, (m,)."""
+    several = np.array([*(path.name.startswith(f"coadd-sparcl_{SEVERAL}") for path in index.files), False])
+    return several[match.file]  # -1, nothing found, is the last
 
 
 def _fetch_all(service: WebService, release: str, batches: list[list[int]], place: Path) -> Iterator[States]:
@@ -171,8 +201,9 @@ def _fetch_batch(service: WebService, release: str, ids: list[int], place: Path)
             states[target] = (Fetched.FETCHED, states[target][1], "")
         except DataError as error:
             states[target] = (Fetched.UNUSABLE, states[target][1], str(error))
-    if kept:
-        _write_batch(place, release, [record for record, _ in kept], [arm for _, arm in kept])
+    for several in (False, True):
+        if part := [one for one in kept if states[one[0]["specid"]][1] is several]:
+            _write_batch(place, release, part, f"sparcl_{SEVERAL}" if several else "sparcl")
     return states
 
 
@@ -230,11 +261,12 @@ def _read_pixels(record: Record) -> ArmPixels:
     return ArmPixels(place, flux[None, kept], ivar[None, kept], mask[None, kept])
 
 
-def _write_batch(place: Path, release: str, records: list[Record], arms: Iterable[ArmPixels]) -> None:
+def _write_batch(place: Path, release: str, kept: list[tuple[Record, ArmPixels]], prefix: str) -> None:
     """Write redshifts, and then their spectra as a coadd beside them, which says that all is there."""
-    spectra = stack_spectra(combine_arms(1, [arm]) for arm in arms)
+    records = [record for record, _ in kept]
+    spectra = stack_spectra(combine_arms(1, [arm]) for _, arm in kept)
     ids = ",".join(str(record["specid"]) for record in records)
-    name = f"sparcl_{hashlib.sha256(ids.encode()).hexdigest()[:16]}.fits"
+    name = f"{prefix}_{hashlib.sha256(ids.encode()).hexdigest()[:16]}.fits"
     cards = [
         {"name": "DATAREL", "value": release, "comment": "SPARCL data set"},
         {"name": "ORIGIN", "value": "SPARCL", "comment": "fetched from this service"},

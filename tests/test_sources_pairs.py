@@ -10,6 +10,7 @@ from source_rows import NO, read_images, read_spectra, rgb_of, write_table
 from test_pairs import published, save_to_disk, write_published
 from test_sources_images import spoil_row, with_checksums
 
+from astroclip.embed import embed_catalog
 from astroclip.errors import DataError
 from astroclip.pairs import is_pairs, open_pairs, write_pairs
 from astroclip.schema import EmbedFlag
@@ -148,3 +149,10 @@ def test_scattered_rows_are_read_in_stretches(path, galaxies, monkeypatch):
         for beyond in (-1, N):
             with pytest.raises(IndexError, match=f"of {N}"):
                 pairs.take(["flux"], [0, beyond])
+
+
+def test_pairs_are_embedded(tmp_path, path, tiny_model):
+    table = write_table(tmp_path / "c.fits", TARGETID=IDS[[6, 0, 1, 4]])
+    pairs = str(path)
+    report = embed_catalog(table, tmp_path / "out.fits", model=tiny_model, images=pairs, spectra=pairs)
+    assert report.embedded == {"image": 3, "spectrum": 3}

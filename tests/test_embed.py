@@ -13,6 +13,7 @@ from astropy.io import fits
 from builders import write_coadd
 
 import astroclip
+from astroclip.catalog import append
 from astroclip.embed import embed_catalog, merge_embedded
 from astroclip.embedder import load_model
 from astroclip.errors import DataError, UsageError
@@ -212,14 +213,17 @@ def test_resume_refuses_other_settings_and_a_changed_catalogue(tiny_model, tmp_p
 
 
 def embed_and_tell(path: Path, output: Path, model: Path, channel: Connection) -> None:
-    """Embed in a process of its own, which tells how far it is."""
+    """Embed in a process of its own, which tells how far it is, and notes every block."""
+    append.JOURNAL_SECONDS = 0.0
     embed_catalog(path, output, model=model, resume=True, progress=lambda done, _: channel.send(done))
 
 
 @pytest.mark.slow
 def test_twenty_kills_lose_nothing(tiny_model, tmp_path):
     path, output = tmp_path / "c.fits", tmp_path / "out.fits"
-    write_catalog(path, 2500)
+    table = np.zeros(8000, [("IMAGE", "f4", (3, 24, 24))])
+    table["IMAGE"] = np.random.default_rng(3).normal(0.1, 0.1, table["IMAGE"].shape)
+    fitsio.write(path, table)
     embed_catalog(path, tmp_path / "whole.fits", model=tiny_model)
     processes = multiprocessing.get_context("forkserver")
     processes.set_forkserver_preload(["astroclip.embed"])

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from astropy import units as u
 from astropy.coordinates import SkyCoord, match_coordinates_sky, search_around_sky
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from astroclip.crossmatch.ids import match_ids
@@ -35,8 +35,8 @@ def brute_force(left, right, radius, find):
     """The pairs by the definition: all separations, then mutual nearest with ties to the smaller row."""
     if not left[0].size or not right[0].size:
         return np.empty((0, 2), np.int64)
-    separation = np.round(haversine(left, right) / radius, 6)
-    separation[~(separation <= 1.0)] = np.inf
+    exact = haversine(left, right) / radius
+    separation = np.where(exact <= 1.0, np.round(exact, 6), np.inf)
     if find == "all":
         return np.argwhere(separation <= 1.0)
     of_left, of_right = separation.argmin(axis=1), separation.argmin(axis=0)
@@ -96,6 +96,8 @@ def pairs_of(matches):
 @given(skies())
 def test_equals_brute_force(find, sky):
     left, right, radius = sky
+    if left[0].size and right[0].size:  # on the border rounding decides
+        assume(not (np.abs(haversine(left, right) / radius - 1.0) < 1e-9).any())
     matches = match_sky(left, right, radius, find)
     expected = brute_force(left, right, radius, find)
     np.testing.assert_array_equal(pairs_of(matches), expected)

@@ -39,7 +39,12 @@ class PairReader:
     ) -> None:
         self._targets, self._plan, self._side, self._images = targets, plan, side, images
         self._coadds, self._labels = coadds, labels
+        self._thread = ThreadPoolExecutor(1, "images")
         self._row = np.argsort(plan.pair, kind="stable")[len(plan.pair) - plan.n_pairs :]  # of each pair
+
+    def close(self) -> None:
+        """End the thread that reads images."""
+        self._thread.shutdown()
 
     def read(self, start: int, stop: int) -> PairsBlock:
         """Return pairs as the writer takes them.
@@ -52,6 +57,7 @@ class PairReader:
         rows = self._row[start:stop]
         target, image = self._plan.target[rows], self._plan.image[rows]
         columns = {name: values[target] for name, values in self._targets.columns.items()}
+        images = self._thread.submit(self._side.read, image)
         found = read_coadds(self._coadds, *coadd_key(self._targets, target))
         if found.status.any():
             raise DataError(
@@ -62,7 +68,7 @@ class PairReader:
         low = mask & 0xFFFF  # the file has room for 16 bits
         columns |= {PairsKey.FLUX: flux, PairsKey.IVAR: ivar}
         columns[PairsKey.MASK] = np.where((mask != 0) & (low == 0), NODATA, low).astype(np.uint16)
-        columns[PairsKey.IMAGE] = self._side.read(image)
+        columns[PairsKey.IMAGE] = images.result()
         columns[PairsKey.RA], columns[PairsKey.DEC] = usable(columns[PairsKey.RA], columns[PairsKey.DEC])
         columns[PairsKey.SEPARATION] = self._plan.separation_arcsec[rows].astype(np.float32)
         unknown = columns[PairsKey.RELEASE] <= 0

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from contextlib import closing
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -90,16 +91,10 @@ def write_outputs(
             raise UsageError(f"{path}: exists already, and is not of the run to be resumed. Overwrite it")
     if outputs.pairs and job.tree and not done:
         reader = PairReader(job.targets, job.plan, job.side, job.images, job.tree, job.labels)
-        with write_pairs(
-            outputs.pairs,
-            job.plan.n_pairs,
-            labels=job.pair_labels,
-            split=job.settings.split,
-            settings=settings,
-            inputs=inputs,
-            overwrite=overwrite,
-            resume=resume,
-        ) as writer:
+        with closing(reader), write_pairs(
+            outputs.pairs, job.plan.n_pairs, labels=job.pair_labels, split=job.settings.split,
+            settings=settings, inputs=inputs, overwrite=overwrite, resume=resume,
+        ) as writer:  # fmt: skip
             write_pixels(reader, writer, progress)
     history = _history(settings, inputs)
     again = overwrite or done

@@ -95,7 +95,8 @@ class Coadd:
         """
         wanted = np.atleast_1d(np.arange(len(self))[rows])
         unique, inverse = np.unique(wanted, return_inverse=True)
-        return combine_arms(len(unique), (self._read_arm(arm, unique) for arm in self._arms)).take(inverse)
+        spectra = combine_arms(len(unique), (self._read_arm(arm, unique) for arm in self._arms))
+        return spectra if np.array_equal(unique, wanted) else spectra.take(inverse)
 
     def is_measured(self, rows: slice | Sequence[int] | NDArray = slice(None)) -> NDArray[np.bool_]:
         """Say which rows have a good pixel: reads some of the middle of each arm, all only if none is good.
@@ -151,6 +152,8 @@ class Coadd:
         """Read some pixels of ascending rows of an image HDU, one request for each unbroken run of rows."""
         runs = np.split(rows, np.flatnonzero(np.diff(rows) > 1) + 1) if len(rows) else []
         parts = [self._file.pixels(hdu, slice(run[0], run[-1] + 1), pixels) for run in runs]
+        if len(parts) == 1:
+            return parts[0]
         return np.concatenate(parts) if parts else np.zeros((0, pixels.stop - pixels.start), np.float32)
 
 

@@ -83,18 +83,31 @@ def combine_arms(n: int, arms: Iterable[ArmPixels]) -> Spectra:
     and ivar are 0 and the mask is the OR of the arms' masks, or `NODATA`: also over the whole range of
     an arm that is missing. The arms' flux and ivar are changed in place.
     """
-    weight, flux = np.zeros((2, n, N_WAVE))
-    mask = np.zeros((n, N_WAVE), np.int32)
+    flux, ivar = np.zeros((2, n, N_WAVE), np.float32)
+    mask, covered = np.zeros((n, N_WAVE), np.int32), np.zeros(N_WAVE, bool)
     for arm in arms:
         bad = ~arm.good
         arm.ivar[bad] = arm.flux[bad] = 0
-        weight[:, arm.place] += arm.ivar
-        flux[:, arm.place] += np.multiply(arm.ivar, arm.flux, dtype=np.float64)
+        twice = np.flatnonzero(covered[arm.place])
+        if twice.size:
+            _add_weighted(arm, twice, flux[:, arm.place][:, twice], ivar[:, arm.place][:, twice])
+        flux[:, arm.place], ivar[:, arm.place] = arm.flux, arm.ivar
         mask[:, arm.place] |= arm.mask
-    seen = weight > 0
-    np.divide(flux, weight, out=flux, where=seen)
-    mask = np.where(seen, 0, np.where(mask == 0, NODATA, mask)).astype(np.int32)
-    return Spectra(desi_wave(), flux.astype(np.float32), weight.astype(np.float32), mask)
+        covered[arm.place] = True
+    seen = ivar > 0
+    np.copyto(mask, 0, where=seen)
+    np.copyto(mask, NODATA, where=~seen & (mask == 0))
+    return Spectra(desi_wave(), flux, ivar, mask)
+
+
+def _add_weighted(arm: ArmPixels, pixels: NDArray[np.int64], flux: NDArray, ivar: NDArray) -> None:
+    """Make some pixels of an arm the weighted mean of themselves and of others, in place."""
+    weight = ivar.astype(np.float64)
+    total = np.multiply(weight, flux)
+    total += np.multiply(arm.ivar[:, pixels], arm.flux[:, pixels], dtype=np.float64)
+    weight += arm.ivar[:, pixels]
+    arm.flux[:, pixels] = np.divide(total, weight, out=np.zeros_like(total), where=weight > 0)
+    arm.ivar[:, pixels] = weight
 
 
 def stack_spectra(parts: Iterable[Spectra]) -> Spectra:

@@ -176,11 +176,11 @@ class SteinImages:
         """
         unique, inverse = np.unique(np.asarray(images, np.int64), return_inverse=True)
         files, rows = self.locate(unique)
-        middle = tuple(slice((n - 1) // 2, n // 2 + 1) for n in self.shape)
+        middle = (slice(0, 1), *(slice((n - 1) // 2, n // 2 + 1) for n in self.shape))
         seen = np.zeros(len(unique), bool)
         for file in np.unique(files):
             mine = files == file
-            part = self._open(int(file)).read_rows(IMAGES, rows[mine], slice(None), *middle)
+            part = self._open(int(file)).read_rows(IMAGES, rows[mine], *middle)
             seen[mine] = (np.isfinite(part) & (part != 0)).any(axis=(1, 2, 3))
         for blank in np.flatnonzero(~seen):
             seen[blank] = np.isfinite(self.read_images([unique[blank]], min(self.shape))).any()
@@ -280,8 +280,9 @@ def centre_stamps(images: NDArray, size: int) -> NDArray[np.float32]:
     y, x = (height - size) // 2, (width - size) // 2
     a, b, c, d = max(y, 0), min(y + size, height), max(x, 0), min(x + size, width)
     part = images[:, :, a:b, c:d].astype(np.float32, copy=False)
-    blank = np.logical_and.reduce([part[:, band] == 0 for band in range(part.shape[1])])
+    blank = part[:, 0] == 0
     if blank.any():
+        blank &= (part[:, 1:] == 0).all(axis=1)
         part = np.where(blank[:, None], np.float32(np.nan), part)
     if part.shape[2:] == (size, size):
         return part

@@ -17,6 +17,13 @@ class Cut(StrEnum):
     none = "none"
 
 
+class Engine(StrEnum):
+    """What matches the positions."""
+
+    memory = "memory"
+    lsdb = "lsdb"
+
+
 class Find(StrEnum):
     """Which matches are kept."""
 
@@ -58,6 +65,8 @@ def crossmatch(
         tuple[float, float, float], typer.Option(help="Of the sky in train, validation, test.")
     ] = (0.8, 0.1, 0.1),
     seed: Annotated[int, typer.Option(help="Of the split.")] = 0,
+    engine: Annotated[Engine, typer.Option(help="In memory, or over LSDB and Dask.")] = Engine.memory,
+    cluster: Annotated[str | None, typer.Option(help="Dask scheduler of --engine lsdb.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace outputs that exist.")] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Go on where a killed run stopped.")] = False,
     dry_run: Annotated[
@@ -71,12 +80,12 @@ def crossmatch(
 
     split = SplitSettings(fractions, seed=seed)
     settings = CrossmatchSettings(
-        cut and cut.value, radius_arcsec, find.value, join.value, epoch, split, ra, dec, image_ra, image_dec
-    )
-    kept = {"coadds": coadds, "labels": labels or [], "rejects": rejects, "pairs": not no_pairs}
+        cut and cut.value, radius_arcsec, find.value, join.value, epoch, split,
+        ra, dec, image_ra, image_dec, engine.value, cluster,
+    )  # fmt: skip
     with out.progress("Crossmatching") as progress:
         report = build_pairs(
-            spectra, images, output, **kept, settings=settings,
-            overwrite=overwrite, resume=resume, dry_run=dry_run, progress=progress,
+            spectra, images, output, coadds=coadds, labels=labels or [], rejects=rejects, pairs=not no_pairs,
+            settings=settings, overwrite=overwrite, resume=resume, dry_run=dry_run, progress=progress,
         )  # fmt: skip
     out.result(report._asdict())

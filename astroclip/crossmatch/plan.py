@@ -29,6 +29,7 @@ from astroclip.schema import PairsKey, Reason
 from astroclip.surveys.zcatalog import SpectrumStatus, check_coadds, find_coadds_of
 
 Join = Literal["inner", "left"]
+Engine = Literal["memory", "lsdb"]
 Progress = Callable[[int, int], None]
 
 IMAGE_EPOCH = 2016.0
@@ -63,6 +64,9 @@ class CrossmatchSettings(NamedTuple):
         How SPLIT follows from the position.
     ra, dec, image_ra, image_dec
         Names of position columns of the two tables; guessed by default.
+    engine, cluster
+        ``memory``, or ``lsdb`` with the address of a Dask scheduler (None: threads of this process): the same
+        rows either way.
     """
 
     cut: str | None = None
@@ -75,12 +79,16 @@ class CrossmatchSettings(NamedTuple):
     dec: str | None = None
     image_ra: str | None = None
     image_dec: str | None = None
+    engine: Engine = "memory"
+    cluster: str | None = None
 
 
 def check_settings(settings: CrossmatchSettings) -> None:
     """Raise `UsageError` unless the settings make sense; the cut and columns depend on the tables."""
     check_find(settings.find)
     check_split(settings.split)
+    if settings.engine not in ("memory", "lsdb"):
+        raise UsageError(f"engine is {settings.engine!r}: expected 'memory' or 'lsdb'")
     if settings.join not in ("inner", "left"):
         raise UsageError(f"join is {settings.join!r}: expected 'inner' or 'left'")
     if not 0 < settings.radius_arcsec <= MAX_RADIUS_ARCSEC:
@@ -169,7 +177,7 @@ def make_plan(
         Told (spectra looked at, all).
     """
     objects = Objects(targets.ra, targets.dec, targets.ids)
-    match = match_objects(objects, side, settings.radius_arcsec, settings.find)
+    match = _match(objects, side, settings)
     reason = _unmatched(targets, match)
     found, problems = np.zeros(len(match.left), np.int8), list[str]()
     pair = np.full(len(match.left), -1, np.int64)
@@ -206,6 +214,17 @@ def coadd_key(targets: Targets, chosen: IntArray) -> tuple[NDArray, NDArray, NDA
     keys = (PairsKey.TARGETID, PairsKey.SURVEY, PairsKey.PROGRAM, PairsKey.HEALPIX)
     targetid, survey, program, healpix = (targets.columns[key][chosen] for key in keys)
     return targetid, survey, program, healpix
+
+
+def _match(objects: Objects, side: ImageSide, settings: CrossmatchSettings) -> ObjectMatches:
+    """Match with the engine asked for."""
+    if settings.engine == "memory":
+        return match_objects(objects, side, settings.radius_arcsec, settings.find)
+    from astroclip.crossmatch import distributed
+
+    return distributed.match_objects(
+        objects, side, settings.radius_arcsec, settings.find, cluster=settings.cluster
+    )
 
 
 def _unmatched(targets: Targets, match: ObjectMatches) -> NDArray[np.int8]:

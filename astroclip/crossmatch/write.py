@@ -120,6 +120,7 @@ def _is_same(path: Path, job: Job, settings: dict[str, Any], inputs: dict[str, s
 def _describe_settings(job: Job) -> dict[str, Any]:
     """Return what decided about rows and pixels, and the count of every reason."""
     settings = job.settings._asdict() | {"split": job.settings.split._asdict()}
+    del settings["engine"], settings["cluster"]  # the same rows either way
     settings["labels"] = [Path(path).name for path in job.names["labels"]]
     settings["false_match_rate"] = [
         None if np.isnan(value) else value for value in (job.plan.chance.rate, job.plan.chance.error)

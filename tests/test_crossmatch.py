@@ -5,6 +5,7 @@ import subprocess
 import sys
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 
 import fitsio
 import h5py
@@ -12,8 +13,10 @@ import numpy as np
 import pytest
 from astropy.io import fits
 from astropy.table import Table
-from builders import truncate, write_cube
-from builders_hdf5 import write_provabgs
+from builders import truncate, write_coadd, write_cube
+from builders_hdf5 import write_provabgs, write_stein
+from hypothesis import given
+from hypothesis import strategies as st
 from matched_survey import (
     ARCSEC,
     BRICK,
@@ -33,6 +36,8 @@ from astroclip.errors import DataError, UsageError
 from astroclip.pairs import SplitSettings, open_pairs
 from astroclip.schema import Reason
 from astroclip.surveys.desi import open_coadd
+from astroclip.surveys.legacysurvey import decode_targetid, encode_targetid
+from astroclip.surveys.stein import open_stein
 
 
 @pytest.fixture(scope="module")
@@ -267,9 +272,8 @@ def test_folder_of_cutouts(survey, tmp_path):
     write_cube(
         folder / f"{ids[at[3]]}.fits", ra=ra[at[3]], dec=dec[at[3]], shape=shape, pixel_deg=0.4 * ARCSEC
     )
-    truncate(folder / f"{ids[at[4]]}.fits", 0.5) if write_cube(
-        folder / f"{ids[at[4]]}.fits", ra=None, shape=(64, 64)
-    ).any() else None
+    write_cube(folder / f"{ids[at[4]]}.fits", ra=None, shape=(64, 64))
+    truncate(folder / f"{ids[at[4]]}.fits", 0.5)
     blank = NAMES.index("blank image")
     write_cube(folder / f"{ids[blank]}.fits", ra=None, shape=shape, image=np.zeros((3, 16, 16), "f4"))
     report = build_pairs(survey.catalogue, folder, tmp_path / "o", rejects=tmp_path / "r.fits")
@@ -320,6 +324,23 @@ def test_plain_tables_on_both_sides(tmp_path, rng):
     found = fitsio.read(tmp_path / "o.fits")
     np.testing.assert_array_equal(found["IMAGE_ROW"], np.arange(50)[::-1])
     np.testing.assert_allclose(found["SEPARATION"], 0.2, atol=1e-6)
+
+
+@pytest.mark.parametrize("join", ["inner", "left"])
+@pytest.mark.parametrize(
+    "rows", [[], [NAMES.index("no image")], [NAMES.index("quasar")], [NAMES.index("nowhere")]]
+)
+def test_nothing_to_pair(survey, tmp_path, rows, join):
+    write_catalogue(tmp_path / "few.fits", {name: values[rows] for name, values in survey.columns.items()})
+    report = build_pairs(
+        tmp_path / "few.fits", survey.images, tmp_path / "o", coadds=survey.folder, labels=[survey.catalogue],
+        rejects=tmp_path / "r.fits", settings=CrossmatchSettings(join=join),
+    )  # fmt: skip
+    assert report.reasons == counts_of([PLANTED[NAMES[row]] for row in rows])
+    assert fits.getheader(tmp_path / "o.fits", 1)["NAXIS2"] == len(rows) * (join == "left")
+    assert fits.getheader(tmp_path / "r.fits", 1)["NAXIS2"] == len(rows)
+    with open_pairs(tmp_path / "o.h5") as pairs:
+        assert len(pairs) == 0
 
 
 def test_split_follows_settings(survey, tmp_path):
@@ -422,15 +443,10 @@ def test_errors_come_before_anything_is_written(survey, tmp_path, monkeypatch, c
 
 
 def test_full_disk_is_told_first(survey, tmp_path, monkeypatch):
-    monkeypatch.setattr("astroclip.catalog.part.shutil.disk_usage", lambda path: namedtuple_of(free=1000))
+    monkeypatch.setattr("astroclip.catalog.part.shutil.disk_usage", lambda path: SimpleNamespace(free=1000))
     with pytest.raises(DataError, match="GB free"):
         build_pairs(survey.catalogue, survey.images, tmp_path / "o")
     assert list(tmp_path.iterdir()) == []
-
-
-class namedtuple_of:  # noqa: N801
-    def __init__(self, **values):
-        self.__dict__ |= values
 
 
 def test_coadds_that_vanish_stop_the_run_and_it_goes_on(survey, tmp_path, monkeypatch):
@@ -459,3 +475,57 @@ def test_coadds_that_vanish_stop_the_run_and_it_goes_on(survey, tmp_path, monkey
     report = build_pairs(survey.catalogue, survey.images, tmp_path / "o", resume=True)
     assert report.pair_rows == len(PAIRED)
     assert json.loads(h5py.File(tmp_path / "o.h5").attrs["settings"])["cut"] == "galaxy"
+
+
+@given(st.integers(1, 2**16 - 1), st.integers(0, 2**20 - 1), st.integers(0, 2**22 - 1))
+def test_targetid_tells_the_id(release, brickid, objid):
+    assert tuple(map(int, decode_targetid(encode_targetid(release, brickid, objid)))) == (
+        release,
+        brickid,
+        objid,
+    )
+
+
+@given(st.sampled_from([-1, 0, 1 << 41, 1 << 58, 1 << 59, -(1 << 50)]))
+def test_other_targetids_have_no_id(targetid):
+    assert tuple(map(int, decode_targetid(targetid))) == (-1, -1, -1)
+
+
+def test_probing_says_what_reading_says(tmp_path, rng):
+    ids = np.arange(1, 13)
+    write_coadd(tmp_path / "coadd.fits", targetid=ids)
+    with fitsio.FITS(tmp_path / "coadd.fits", "rw") as file:
+        for arm, few in (("B", 900), ("R", 10), ("Z", 2800)):  # good pixels at an arm's end only
+            ivar = file[f"{arm}_IVAR"].read()
+            ivar[:4] = 0
+            if arm == "Z":
+                ivar[1, few:] = 1
+            flux = file[f"{arm}_FLUX"].read()
+            flux[4:6] = np.nan
+            mask = file[f"{arm}_MASK"].read()
+            mask[6] = 4
+            mask[1] = 0
+            for name, values in (("IVAR", ivar), ("FLUX", flux), ("MASK", mask)):
+                file[f"{arm}_{name}"].write(values)
+    with open_coadd(tmp_path / "coadd.fits") as coadd:
+        rows = rng.permutation(np.r_[np.arange(12), 3, 3])
+        measured = coadd.is_measured(rows)
+        np.testing.assert_array_equal(measured, (coadd.read(rows).ivar > 0).any(axis=1))
+        assert 0 < measured.sum() < len(rows)
+
+
+@pytest.mark.parametrize("chunks", [None, (1, 3, 9, 9), (4, 3, 9, 9)])
+@pytest.mark.parametrize("dtype", ["<f4", ">f4", "<f2"])
+def test_stamps_are_read_alike_however_they_are_stored(tmp_path, rng, chunks, dtype):
+    images = rng.normal(0, 1, (9, 3, 9, 9)).astype(dtype)
+    images[2], images[5, :, 3:6, 3:6], images[7, 0, 4, 4] = 0, 0, 0
+    write_stein(tmp_path / "images_npix152_0_9.h5", 9, replace={"images": images})
+    with h5py.File(tmp_path / "images_npix152_0_9.h5", "a") as file:
+        del file["images"]
+        file.create_dataset("images", data=images, chunks=chunks)
+    stein = open_stein(tmp_path)
+    rows = rng.permutation(np.r_[np.arange(9), 2, 3])
+    expected = np.where((images[rows] == 0).all(axis=1, keepdims=True), np.nan, images[rows].astype("f4"))
+    np.testing.assert_array_equal(stein.read_images(rows, 9), expected)
+    np.testing.assert_array_equal(stein.show_sky(rows), rows != 2)
+    stein.close()

@@ -76,38 +76,27 @@ def write_outputs(
     DataError
         If the disk is too small, or becomes full.
     """
-    inputs = _describe_inputs(job)
-    settings = _describe_settings(job)
+    story = _describe_settings(job), _describe_inputs(job)
     done = False
     if outputs.pairs and job.tree:
         size = job.matches.nbytes + job.plan.n_pairs * row_bytes(job.pair_labels)
         check_space(outputs.pairs.resolve(), str(outputs.pairs), size)
         there = resume and outputs.pairs.exists()
-        done = there and _is_same(outputs.pairs, job, settings, inputs)
+        done = there and _is_same(outputs.pairs, job, *story)
         if there and not done and not overwrite:
             raise UsageError(f"{outputs.pairs}: exists already, of other inputs or settings. Overwrite it")
     for path in (outputs.table, outputs.rejects):
         if path and path.exists() and not overwrite and not done:
             raise UsageError(f"{path}: exists already, and is not of the run to be resumed. Overwrite it")
     if outputs.pairs and job.tree and not done:
+        settings, inputs = story
         reader = PairReader(job.targets, job.plan, job.side, job.images, job.tree, job.labels)
         with closing(reader), write_pairs(
             outputs.pairs, job.plan.n_pairs, labels=job.pair_labels, split=job.settings.split,
             settings=settings, inputs=inputs, overwrite=overwrite, resume=resume,
         ) as writer:  # fmt: skip
             write_pixels(reader, writer, progress)
-    history = _history(settings, inputs)
-    again = overwrite or done
-    write_table(
-        outputs.table, job.matches.columns, job.matches.nrows, job.matches.blocks(), extname=MATCH_HDU,
-        nulls=job.matches.nulls, cards=_cards(job), history=history, overwrite=again,
-    )  # fmt: skip
-    if outputs.rejects:
-        rejects = RejectTable(job.table, job.plan)
-        write_table(
-            outputs.rejects, rejects.columns, rejects.nrows, rejects.blocks(), extname=REJECTS_HDU,
-            history=history, overwrite=again,
-        )  # fmt: skip
+    _write_tables(job, outputs, _history(*story), overwrite=overwrite or done)
 
 
 def _is_same(path: Path, job: Job, settings: dict[str, Any], inputs: dict[str, str]) -> bool:
@@ -115,6 +104,21 @@ def _is_same(path: Path, job: Job, settings: dict[str, Any], inputs: dict[str, s
     with open_pairs(path) as pairs:
         found = (len(pairs), pairs.provenance.get("settings"), pairs.provenance.get("inputs"))
         return found == (job.plan.n_pairs, json.loads(json.dumps(settings)), inputs)
+
+
+def _write_tables(job: Job, outputs: Outputs, history: list[str], *, overwrite: bool) -> None:
+    """Write the match table, and the rejected rows if they are wanted."""
+    table = job.matches
+    write_table(
+        outputs.table, table.columns, table.nrows, table.blocks(), extname=MATCH_HDU, nulls=table.nulls,
+        cards=_cards(job), history=history, overwrite=overwrite,
+    )  # fmt: skip
+    if outputs.rejects:
+        rejects = RejectTable(job.table, job.plan)
+        write_table(
+            outputs.rejects, rejects.columns, rejects.nrows, rejects.blocks(), extname=REJECTS_HDU,
+            history=history, overwrite=overwrite,
+        )  # fmt: skip
 
 
 def _describe_settings(job: Job) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -280,25 +281,26 @@ def _stream(
         block = table.read(names, start, stop)
         return {modality: source.read(block, start) for modality, source in sources.items()}
 
-    def encode(embedder: Embedder, loading: Future[dict[str, ModelInputs]]) -> dict[str, NDArray]:
-        return _embed_block(embedder, loading.result())
-
-    with ExitStack() as stack:
-        loader = stack.enter_context(ThreadPoolExecutor(1, "load"))
-        devices = [stack.enter_context(ThreadPoolExecutor(1, "encode")) for _ in embedders]
-        waiting: deque[Future[dict[str, NDArray]]] = deque()
+    with ThreadPoolExecutor(1, "load") as loader, ThreadPoolExecutor(len(embedders), "encode") as encoders:
+        waiting: deque[Callable[[], dict[str, NDArray]]] = deque()
         try:
             for i, start in enumerate(starts):
-                which = i % len(embedders)
                 loading = loader.submit(load, start)
-                waiting.append(devices[which].submit(encode, embedders[which], loading))
+                work = partial(_embed_loaded, embedders[i % len(embedders)], loading)
+                # one device is served from here: memory that another thread frees is not used again
+                waiting.append(work if len(embedders) == 1 else encoders.submit(work).result)
                 if len(waiting) > len(embedders) + 1:
-                    yield waiting.popleft().result()
+                    yield waiting.popleft()()
             while waiting:
-                yield waiting.popleft().result()
+                yield waiting.popleft()()
         finally:
-            for pool in (loader, *devices):
+            for pool in (loader, encoders):
                 pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _embed_loaded(embedder: Embedder, loading: Future[dict[str, ModelInputs]]) -> dict[str, NDArray]:
+    """Wait for a block's inputs, and return its new columns."""
+    return _embed_block(embedder, loading.result())
 
 
 def _embed_block(embedder: Embedder, inputs: dict[str, ModelInputs]) -> dict[str, NDArray]:

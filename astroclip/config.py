@@ -1,4 +1,4 @@
-"""Frozen typed settings, read strictly from YAML and changed with ``key=value``; the folder of what is fetched.
+"""Frozen typed settings, read strictly from YAML and changed with ``key=value``; where astroclip keeps files.
 
 A wrong key, type or value is one `ConfigError` that names the file, the key and what was expected.
 """

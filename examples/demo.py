@@ -31,7 +31,7 @@ def make_galaxies(n: int, seed: int) -> np.ndarray:
     y, x = np.mgrid[-76:76, -76:76]
     profile = np.exp(-np.hypot(x, y) / (1.5 / z[:, None, None]))
     colour = np.stack([np.exp(-3 * z), np.ones(n), 1 + z], axis=1)
-    image = 0.5 * colour[:, :, None, None] * profile[:, None] + rng.normal(0, 0.01, (n, 3, 64, 64))
+    image = 0.5 * colour[:, :, None, None] * profile[:, None] + rng.normal(0, 0.01, (n, 3, 152, 152))
     table = np.zeros(
         n,
         [

@@ -2,6 +2,8 @@
 
 import re
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import fitsio
@@ -49,3 +51,10 @@ def test_examples_run(folder, capsys):
 def test_every_flag_bit_is_explained():
     for bit in EmbedFlag:
         assert re.search(rf"^\|[^|]*\b{bit.value}\b[^|]*\|[^|]*\b{bit.name}\b", README, re.MULTILINE)
+
+
+def test_the_demo_walks_the_whole_road(tmp_path):
+    demo = Path(__file__).parents[1] / "examples" / "demo.py"
+    said = subprocess.run([sys.executable, demo, tmp_path], capture_output=True, text=True, check=True).stdout
+    assert float(re.search(r"R\^2 = (-?[\d.]+)", said)[1]) > 0.5
+    assert np.isfinite(fitsio.read(tmp_path / "new-redshift.fits", columns="Z_PRED_MEAN")).all()

@@ -164,7 +164,7 @@ def test_votes_follow_the_decision_tree(truth):
     for k, row in enumerate(rows[:60]):
         found = votes.draw_votes(row, row_rng(0, Draw.VOTES, k))
         assert set(found) == set(votes.vote_columns())
-        for question, answers in votes.QUESTIONS.items():
+        for question, answers in votes.GALAXY_ZOO.items():
             total = found[f"{question}_total-votes"]
             assert sum(found[f"{question}_{a}"] for a in answers) == total
             if question in votes.PARENTS:

@@ -6,22 +6,10 @@ Questions, answers and the order in which they are asked: Walmsley et al. 2022, 
 import numpy as np
 from numpy.typing import NDArray
 
-from astroclip.mock.morphology import MERGERS
+from astroclip.schema import GALAXY_ZOO
 
 Array = NDArray[np.floating]
 
-QUESTIONS: dict[str, tuple[str, ...]] = {
-    "smooth-or-featured": ("smooth", "featured-or-disk", "artifact"),
-    "disk-edge-on": ("yes", "no"),
-    "has-spiral-arms": ("yes", "no"),
-    "bar": ("strong", "weak", "no"),
-    "bulge-size": ("dominant", "large", "moderate", "small", "none"),
-    "how-rounded": ("round", "in-between", "cigar-shaped"),
-    "edge-on-bulge": ("boxy", "none", "rounded"),
-    "spiral-winding": ("tight", "medium", "loose"),
-    "spiral-arm-count": ("1", "2", "3", "4", "more-than-4", "cant-tell"),
-    "merging": MERGERS,
-}
 # The answer that leads to a question; the first is asked of everybody, merging of all but artifacts.
 PARENTS = {
     "disk-edge-on": ("smooth-or-featured", "featured-or-disk"),
@@ -38,7 +26,7 @@ PARENTS = {
 def vote_columns() -> list[str]:
     """Return the columns of the votes, in the order of the published table."""
     columns = []
-    for question, answers in QUESTIONS.items():
+    for question, answers in GALAXY_ZOO.items():
         columns.append(f"{question}_total-votes")
         for answer in answers:
             columns += [f"{question}_{answer}{end}" for end in ("", "_fraction", "_debiased")]
@@ -98,7 +86,7 @@ def draw_votes(row: np.void, rng: np.random.Generator) -> dict[str, float]:
             asked = int(counts["smooth-or-featured"][:2].sum())
         elif question in PARENTS:
             parent, answer = PARENTS[question]
-            asked = int(counts[parent][QUESTIONS[parent].index(answer)])
+            asked = int(counts[parent][GALAXY_ZOO[parent].index(answer)])
         else:
             asked = volunteers
         opinion = rng.dirichlet(14 * blurred[question] + 0.02)
@@ -107,7 +95,7 @@ def draw_votes(row: np.void, rng: np.random.Generator) -> dict[str, float]:
         debiased = np.clip(clear[question] + 0.5 * (fractions - blurred[question]), 0, None)
         debiased = debiased / debiased.sum()
         found[f"{question}_total-votes"] = asked
-        for k, answer in enumerate(QUESTIONS[question]):
+        for k, answer in enumerate(GALAXY_ZOO[question]):
             found[f"{question}_{answer}"] = int(counts[question][k])
             found[f"{question}_{answer}_fraction"] = float(fractions[k])
             found[f"{question}_{answer}_debiased"] = float(debiased[k])

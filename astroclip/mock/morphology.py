@@ -18,8 +18,8 @@ class Shapes(NamedTuple):
     `bulge_fraction` is the de Vaucouleurs bulge's share of the r-band light; `axis_ratio` that of the disk
     as projected, `bulge_axis_ratio` that of the bulge; `angle` the position angle in rad, from north through
     east; `featured` marks galaxies with a disk that dominates; `arms` counts spiral arms (0: none);
-    `arm_strength`, `bar_strength` are 0 to 1; `pitch` is in rad; `merger` indexes the answers on merging; `roughness`
-    (0 to 1) is the strength of star-forming knots; `gradient` the disk's colour gradient.
+    `arm_strength`, `bar_strength` are 0 to 1; `pitch` is in rad; `merger` indexes the answers on merging;
+    `roughness` (0 to 1) is the strength of star-forming knots; `gradient` the disk's colour gradient.
     """
 
     disk_radius: Array

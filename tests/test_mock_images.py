@@ -144,6 +144,17 @@ def test_neighbours_are_drawn_where_they_are_listed(row):
         assert light.sum() == pytest.approx(field.flux[k, 1], rel=0.06)
 
 
+def test_companions_off_the_cutout_leave_it_as_it_is(row):
+    nobody = images.Neighbours(*(np.zeros((0, 3) if name == "flux" else 0) for name in images.Neighbours._fields))
+    far = CUTOUT_SIZE + 60.0
+    there = images.Neighbours(
+        x=np.array([far, 0.0, -far]), y=np.array([0.0, far, far]), flux=np.full((3, 3), 5.0),
+        radius=np.zeros(3), axis_ratio=np.ones(3), angle=np.zeros(3),
+    )  # fmt: skip
+    alone, with_them = (images.render(row, np.random.default_rng(0), field) for field in (nobody, there))
+    np.testing.assert_array_equal(alone, with_them)
+
+
 def test_spirals_show_arms_and_colour_gradients(row):
     row["FEATURED"], row["DISK_RADIUS"], row["ARMS"], row["PITCH"] = True, 6.0, 2, 0.3
     row["ARM_STRENGTH"], row["BULGE_FRACTION"], row["BULGE_RADIUS"], row["GRADIENT"] = 0.9, 0.2, 1.2, 0.15

@@ -224,7 +224,8 @@ def _add_neighbours(image: Array, field: Neighbours, fwhm: Array) -> None:
         corner_y = np.floor(part.y + (CUTOUT_SIZE - 1) / 2).astype(int) - side // 2
         for stamp, x, y in zip(stamps, corner_x, corner_y, strict=True):
             x0, x1, y0, y1 = max(x, 0), min(x + side, CUTOUT_SIZE), max(y, 0), min(y + side, CUTOUT_SIZE)
-            image[:, y0:y1, x0:x1] += stamp[:, y0 - y : y1 - y, x0 - x : x1 - x]
+            if x0 < x1 and y0 < y1:  # a companion may lie off the cut-out
+                image[:, y0:y1, x0:x1] += stamp[:, y0 - y : y1 - y, x0 - x : x1 - x]
 
 
 def _stamps(field: Neighbours, fwhm: Array, side: int) -> Array:

@@ -145,7 +145,9 @@ def test_neighbours_are_drawn_where_they_are_listed(row):
 
 
 def test_companions_off_the_cutout_leave_it_as_it_is(row):
-    nobody = images.Neighbours(*(np.zeros((0, 3) if name == "flux" else 0) for name in images.Neighbours._fields))
+    nobody = images.Neighbours(
+        *(np.zeros((0, 3) if name == "flux" else 0) for name in images.Neighbours._fields)
+    )
     far = CUTOUT_SIZE + 60.0
     there = images.Neighbours(
         x=np.array([far, 0.0, -far]), y=np.array([0.0, far, far]), flux=np.full((3, 3), 5.0),

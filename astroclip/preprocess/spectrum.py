@@ -193,6 +193,11 @@ def standardise(flux: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return (flux - mean) / std, mean, std
 
 
+def count_patches(pixels: int, section_length: int = 20, section_overlap: int = 10) -> int:
+    """Return the number of sections that `to_patches` cuts out of a spectrum (its row 0 comes on top)."""
+    return math.ceil((pixels - section_overlap) / (section_length - section_overlap)) - 1
+
+
 def to_patches(flux: Tensor, section_length: int = 20, section_overlap: int = 10) -> Tensor:
     """Standardise spectra and cut them into overlapping patches: (N, S) to (N, P, section_length + 2).
 
@@ -213,7 +218,7 @@ def to_patches(flux: Tensor, section_length: int = 20, section_overlap: int = 10
     """
     flux, mean, std = standardise(flux)
     step = section_length - section_overlap
-    sections = math.ceil((flux.shape[1] - section_overlap) / step) - 1
+    sections = count_patches(flux.shape[1], section_length, section_overlap)
     if sections < 1:
         raise DataError(
             f"spectra of {flux.shape[1]} pixels are too short: sections of {section_length} pixels need at "

@@ -1,0 +1,1 @@
+"""Training of the encoders and of their alignment: settings in, a model directory out (`fit.train`)."""

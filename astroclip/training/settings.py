@@ -1,0 +1,220 @@
+"""What a training is made of: frozen settings, read from a preset or YAML file and ``key=value``.
+
+The defaults are neutral; the published recipes are ``configs/{spectrum,image,clip}.yaml``, small ones for a
+CPU ``configs/mini-*.yaml``. A step is one update of the weights (an optimiser step).
+"""
+
+from importlib import resources
+from pathlib import Path
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from astroclip.config import ModelConfig, Settings, apply_overrides, make_settings, read_yaml
+from astroclip.errors import ConfigError
+from astroclip.preprocess.spectrum import count_patches
+from astroclip.schema import N_WAVE
+
+
+class OptimSettings(Settings):
+    """AdamW with a linear warm-up and a cosine, both counted in steps."""
+
+    lr: float = Field(gt=0)  # the highest learning rate, at the end of the warm-up
+    betas: tuple[float, float] = (0.9, 0.999)
+    weight_decay: float = Field(0.0, ge=0)  # a step takes off lr * weight_decay of a weight
+    warmup_steps: int = Field(0, ge=0)  # from 0 to lr
+    decay_steps: int = Field(gt=0)  # step, the warm-up's included, at which the cosine reaches final_lr
+    final_lr: float = Field(0.0, ge=0)  # from decay_steps on
+    clip_norm: float | None = Field(None, gt=0)  # of the gradient of all weights; null = no clipping
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if self.warmup_steps > self.decay_steps:
+            raise ValueError(
+                f"warmup_steps {self.warmup_steps} is beyond decay_steps {self.decay_steps}, which counts "
+                "the warm-up too"
+            )
+        return self
+
+
+class DataSettings(Settings):
+    """How galaxies are read."""
+
+    batch_size: int = Field(gt=0)  # galaxies a device sees at a time
+    run_rows: int = Field(1, gt=0)  # consecutive rows read together and shuffled as one; 1 = each its own
+    workers: int = Field(0, ge=0)  # reading processes a device; 0 = the training process reads
+
+
+class RunSettings(Settings):
+    """How long and how exactly to train, and what to keep."""
+
+    steps: int = Field(gt=0)
+    accumulate: int = Field(1, gt=0)  # batches whose gradients make one step
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"  # of the arithmetic; weights stay float32
+    strategy: Literal["ddp", "fsdp"] = "ddp"  # over several devices: whole copies, or shards of the weights
+    seed: int = Field(0, ge=0)
+    val_every: int = Field(1000, gt=0)  # steps
+    val_batches: int | None = Field(None, gt=0)  # of each validation, per device; null = all
+    patience: int | None = Field(None, gt=0)  # validations without a better loss, then stop; null = never
+    checkpoint_every: int = Field(1000, gt=0)  # steps
+    log_every: int = Field(50, gt=0)  # steps
+    deterministic: bool = False  # on GPUs: refuse operations whose result is not repeatable
+    compile: bool = False  # torch.compile of the encoders' blocks
+    wandb: bool = False  # also log to Weights & Biases, project astroclip
+
+
+class MaskingSettings(Settings):
+    """What masked modelling hides: `chunks` stretches of `width` consecutive patches in each spectrum."""
+
+    chunks: int = Field(gt=0)
+    width: int = Field(gt=0)  # patches
+
+
+class SpectrumTraining(Settings):
+    """Masked modelling of spectra with SpecFormer: Parker et al. 2024, section 3.2."""
+
+    model: ModelConfig
+    masking: MaskingSettings
+    loss: Literal["mse", "ivar"] = "mse"  # masked pixels weigh all the same, or by inverse variance
+    optim: OptimSettings
+    data: DataSettings
+    run: RunSettings
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        model = self.model
+        if model.spectrum is None or model.image is not None or model.head is not None:
+            raise ValueError("model: expected a section 'spectrum', and neither 'image' nor 'head'")
+        slicing = model.spectrum.section_length, model.spectrum.section_overlap
+        patches = count_patches(N_WAVE, *slicing) + 1
+        chunks, width = self.masking.chunks, self.masking.width
+        if (2 * chunks - 1) * width > patches or patches // chunks <= width:
+            raise ValueError(
+                f"masking: {chunks} chunks of {width} patches do not fit into the {patches} patches of a "
+                f"spectrum cut into sections of {slicing[0]} pixels that overlap by {slicing[1]}; "
+                f"use fewer or narrower ones"
+            )
+        if patches > model.spectrum.max_len:
+            raise ValueError(f"model: max_len {model.spectrum.max_len} is less than the {patches} patches")
+        return self
+
+
+class ClipTraining(Settings):
+    """Alignment of images and spectra: Parker et al. 2024, section 3.3.
+
+    `image` and `spectrum` name the models to start from, or their directories; `find_encoders` looks them
+    up. Without one, that encoder starts from random weights and has to be trained.
+    """
+
+    model: ModelConfig
+    image: str | None = None
+    spectrum: str | None = None
+    train_encoders: bool = False  # false: their weights stay, and their dropout is off
+    scale: Literal["fixed", "learned"] = "fixed"  # inverse temperature; starts at model.logit_scale
+    loss: Literal["global", "local"] = "global"  # over the batch of all devices, or of each its own
+    augment: bool = False  # flips and quarter turns of the images
+    optim: OptimSettings
+    data: DataSettings
+    run: RunSettings
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        model = self.model
+        if model.image is None or model.spectrum is None or model.head is None:
+            raise ValueError("model: expected sections 'image', 'spectrum' and 'head'")
+        lacking = [name for name in ("image", "spectrum") if getattr(self, name) is None]
+        if lacking and not self.train_encoders:
+            raise ValueError(
+                f"frozen encoders have to be trained ones: name a model as {lacking[0]}=..., or train from "
+                "scratch with train_encoders=true"
+            )
+        return self
+
+
+class ImageTraining(Settings):
+    """Self-distillation of images with DINOv2: Oquab et al. 2024; Parker et al. 2024, section 3.1."""
+
+    model: ModelConfig
+    optim: OptimSettings
+    data: DataSettings
+    run: RunSettings
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if self.model.image is None or self.model.spectrum is not None or self.model.head is not None:
+            raise ValueError("model: expected a section 'image', and neither 'spectrum' nor 'head'")
+        return self
+
+
+Training = SpectrumTraining | ImageTraining | ClipTraining
+KINDS: dict[str, type[SpectrumTraining] | type[ImageTraining] | type[ClipTraining]] = {
+    "spectrum": SpectrumTraining,
+    "image": ImageTraining,
+    "clip": ClipTraining,
+}
+
+
+def read_training(
+    kind: str, config: str | Path | None = None, overrides: list[str] | tuple[str, ...] = ()
+) -> Training:
+    """Read the settings of a training.
+
+    Parameters
+    ----------
+    kind
+        ``spectrum``, ``image`` or ``clip``.
+    config
+        Name of a preset, as ``mini-spectrum``, or a YAML file; default: the published recipe of the kind.
+    overrides
+        ``key=value`` settings, for example ``optim.lr=1e-4``.
+
+    Raises
+    ------
+    ConfigError
+        If there is no such preset or file, or listing every wrong key, type and value.
+    """
+    if kind not in KINDS:
+        raise ConfigError(f"no training '{kind}'; known: {', '.join(KINDS)}")
+    source = config or kind
+    values = apply_overrides(read_yaml(_find_config(source)), list(overrides))
+    return make_settings(KINDS[kind], values, str(source))
+
+
+def find_encoders(settings: ClipTraining) -> ClipTraining:
+    """Look up the models that an alignment starts from: their directories, and their sizes in `model`.
+
+    Raises
+    ------
+    CheckpointError
+        If there is no such model; it says what there is and how to get one.
+    ConfigError
+        If a model has no encoder of that kind.
+    """
+    from astroclip.config import read_model_config
+    from astroclip.models.checkpoint import CONFIG
+    from astroclip.models.hub import find_model
+
+    found: dict[str, str] = {}
+    sizes = {}
+    for name in ("image", "spectrum"):
+        if (source := getattr(settings, name)) is None:
+            continue
+        directory = find_model(source)
+        sizes[name] = getattr(read_model_config(directory / CONFIG), name)
+        if sizes[name] is None:
+            raise ConfigError(f"{name}={source}: that model has no {name} encoder")
+        found[name] = str(directory)
+    return settings.model_copy(update={**found, "model": settings.model.model_copy(update=sizes)})
+
+
+def _find_config(source: str | Path) -> Path:
+    """Return the file of a preset's name, or the file itself."""
+    path = Path(source)
+    if path.suffix or path.is_file():
+        return path
+    presets = resources.files("astroclip.configs")
+    preset = presets / f"{source}.yaml"
+    if not preset.is_file():
+        names = sorted(p.name.removesuffix(".yaml") for p in presets.iterdir() if p.name.endswith(".yaml"))
+        raise ConfigError(f"no preset '{source}'; known: {', '.join(names)}, or give a .yaml file")
+    return Path(str(preset))

@@ -32,3 +32,9 @@ class CheckpointError(AstroclipError):
     """A model cannot be loaded: tensors missing, extra or misshapen, wrong checksum, unsafe pickle."""
 
     exit_code = 5
+
+
+class StoppedError(AstroclipError):
+    """A run was told to stop by a signal, and has saved what it has: it goes on with ``resume``."""
+
+    exit_code = 130

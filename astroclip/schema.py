@@ -189,7 +189,7 @@ MATCH_COLUMNS = (
     ColumnSpec("IMAGE_RELEASE", "i4", comment="Legacy Survey release; -1 = unknown"),
     ColumnSpec("IMAGE_BRICKID", "i4", comment="Legacy Survey brick; -1 = unknown"),
     ColumnSpec("IMAGE_OBJID", "i4", comment="Legacy Survey object in its brick; -1 = unknown"),
-    ColumnSpec("IMAGE_FILE", "S1", comment="file of the image or its object"),  # as wide as the names are
+    ColumnSpec("IMAGE_FILE", "S1", comment="file of the image, as seen from IMAGES"),  # as wide as the names
     ColumnSpec("IMAGE_ROW", "i8", comment="row in that file, from 0; -1 = none"),
     ColumnSpec("PAIR", "i8", comment="row of the file of pairs, from 0; -1 = none"),
     ColumnSpec("SPLIT", "u1", comment="0 train, 1 validation, 2 test, 255 none"),

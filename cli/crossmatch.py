@@ -39,9 +39,10 @@ class Join(StrEnum):
 
 
 def crossmatch(
-    spectra: Annotated[Path, typer.Argument(help="DESI zcatalog, or any table with positions.")],
+    spectra: Annotated[Path, typer.Argument(help="DESI zcatalog, or any table with positions, HATS too.")],
     images: Annotated[
-        Path, typer.Argument(help="Folder of Stein et al. files or of cut-outs, or any table with positions.")
+        Path,
+        typer.Argument(help="Stein et al. files, cut-outs, or tables with positions: file, folder or HATS."),
     ],
     output: Annotated[Path, typer.Option("--output", "-o", help="Writes OUT.fits and OUT.h5.")],
     coadds: Annotated[Path | None, typer.Option(help="Tree of coadds. Default: ../healpix.")] = None,

@@ -8,6 +8,7 @@ import numpy as np
 from builders import truncate, write_coadd
 from builders_hdf5 import write_stein
 
+from astroclip.schema import Reason
 from astroclip.surveys.legacysurvey import encode_targetid
 
 BRICK = 5000
@@ -73,6 +74,20 @@ def write_catalogue(path: Path, columns: dict[str, np.ndarray], **header: Any) -
             header=header,
             units=[units.get(name, "") for name in columns],
         )
+
+
+def reasons_by_name(path: Path, rows: int) -> dict[str, str]:
+    """Return the reason of each galaxy from the table of rejects."""
+    rejects = fitsio.read(path)
+    found = dict.fromkeys(NAMES[:rows], "PAIRED")
+    for row, reason in zip(rejects["ROW"], rejects["REASON"].astype(str), strict=True):
+        found[NAMES[row]] = reason.strip()
+    return found
+
+
+def counts_of(reasons: list[str]) -> dict[str, int]:
+    """Return how many there are of each reason."""
+    return {r.name: reasons.count(r.name) for r in Reason if r.name in reasons}
 
 
 def _set(values: Any, **at: Any) -> np.ndarray:

@@ -10,8 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_match import all_sky, around, skies
 
+from astroclip.catalog import HatsCatalog
 from astroclip.crossmatch import distributed, match
-from astroclip.crossmatch.distributed import HatsObjects, is_hats, read_hats
+from astroclip.crossmatch.images import HatsSide
 from astroclip.crossmatch.match import Objects
 from astroclip.errors import DataError, UsageError
 
@@ -69,9 +70,12 @@ def mock_table(rng, n_pairs=300):
     return tables
 
 
-def objects_of(block):
-    ra, dec, *ids = (block[name] for name in ("TARGET_RA", "TARGET_DEC", "Release", "BRICKID", "OBJID"))
-    return Objects(ra, dec, tuple(ids))
+def whole(side):
+    """All objects of a HATS catalogue."""
+    blocks = list(side)
+    ids = zip(*(block.ids for block in blocks), strict=True)
+    ra, dec = (np.concatenate([getattr(block, name) for block in blocks]) for name in ("ra", "dec"))
+    return Objects(ra, dec, tuple(np.concatenate(column) for column in ids))
 
 
 @pytest.fixture(scope="module")
@@ -149,22 +153,21 @@ def test_without_the_extra_it_says_what_to_install(monkeypatch):
 
 @needs_lsdb
 @pytest.mark.parametrize("find", ["best", "all"])
-def test_two_hats_folders_match_as_in_memory(hats, find):
-    left, right = map(HatsObjects, hats)
-    assert len(right.partitions()) > 15
-    whole = [distributed._whole(side) for side in (left, right)]
-    expected = match.match_objects(*whole, 1.0, find)
+def test_hats_folders_match_as_in_memory(hats, find):
+    left, side = whole(HatsSide(hats[0], None, None, np.nan)), HatsSide(hats[1], None, None, np.nan)
+    assert len(side.files) > 15
+    expected = match.match_objects(left, whole(side), 1.0, find)
     assert {"id", "position"} == set(expected.method)
     assert expected.left.size > 500
-    assert_same(distributed.match_objects(left, right, 1.0, find), expected)
-    assert_same(match.match_objects(whole[0], right, 1.0, find), expected)
+    assert_same(distributed.match_objects(left, side, 1.0, find), expected)
+    assert_same(match.match_objects(left, side, 1.0, find), expected)
 
 
 @needs_lsdb
-def test_hats_rows_are_those_of_the_table(hats):
+def test_rows_written_by_lsdb_are_those_of_the_table(hats):
     """Row numbers lead to any other column; missing integers are masked, missing floats NaN."""
-    table = mock_table(np.random.default_rng(5))[1]
-    blocks = list(read_hats(hats[1], ["OBJID", "Z", "TARGET_RA"]))
+    table, catalog = mock_table(np.random.default_rng(5))[1], HatsCatalog(hats[1])
+    blocks = [catalog.read(file, ["OBJID", "Z", "TARGET_RA"]) for file in range(len(catalog.files))]
     objid, z, ra = (
         np.ma.concatenate([block[name] for block in blocks]) for name in ("OBJID", "Z", "TARGET_RA")
     )
@@ -172,36 +175,15 @@ def test_hats_rows_are_those_of_the_table(hats):
     np.testing.assert_array_equal(ra, table["TARGET_RA"][place])
     np.testing.assert_array_equal(z, table["Z"][place])
     np.testing.assert_array_equal(objid.filled(-1), table["OBJID"][place].filled(-1))
-    np.testing.assert_array_equal(np.concatenate([block.ra for block in HatsObjects(hats[1])]), ra)
 
 
 @needs_lsdb
-def test_own_objects_of_chosen_columns(hats):
-    """As for positions that are to be moved, or without the ids."""
-    columns = ("TARGET_RA", "TARGET_DEC")
-    moved = HatsObjects(
-        hats[1], columns, lambda block: Objects(block["TARGET_RA"], block["TARGET_DEC"] - 0.001)
-    )
-    left = distributed._whole(HatsObjects(hats[0]))
-    found = distributed.match_objects(left, moved, 5.0)
-    assert_same(found, match.match_objects(left, moved, 5.0))
-    assert set(found.method) == {"position"}
-    assert np.median(found.separation_arcsec) == pytest.approx(3.5, abs=0.2)
-
-
-@needs_lsdb
-def test_hats_folders_that_cannot_be_read(hats, tmp_path):
-    assert is_hats(hats[0])
-    assert not is_hats(tmp_path)
-    with pytest.raises(DataError, match=f"{tmp_path}: not a HATS catalogue"):
-        HatsObjects(tmp_path).partitions()
-    with pytest.raises(DataError, match="no column TARGETID; columns: TARGET_RA"):
-        next(read_hats(hats[0], ["TARGETID"]))
+def test_a_hats_folder_that_became_damaged(hats, tmp_path):
     broken = shutil.copytree(hats[0], tmp_path / "broken")
-    victim = sorted(broken.glob("dataset/**/Npix*.parquet"))[3]
-    victim.write_bytes(victim.read_bytes()[:200])
+    side = HatsSide(broken, None, None, np.nan)
+    side.files[3].write_bytes(side.files[3].read_bytes()[:200])
     with pytest.raises(DataError, match="cannot be read"):
-        distributed.match_objects(Objects([], []), HatsObjects(broken))
+        distributed.match_objects(Objects([], []), side)
 
 
 # --- a cluster ---------------------------------------------------------------------------------------------
@@ -213,12 +195,11 @@ def test_a_cluster_returns_the_same(hats, monkeypatch):
     from distributed import LocalCluster
 
     monkeypatch.setattr(distributed, "_ROWS", 300)
-    left, right = HatsObjects(hats[0]), HatsObjects(hats[1])
-    whole = [distributed._whole(side) for side in (left, right)]
+    left, right = (HatsSide(folder, None, None, np.nan) for folder in hats)
     with LocalCluster(n_workers=1, threads_per_worker=2, processes=False, dashboard_address=None) as cluster:
         address = cluster.scheduler_address
-        expected = compare(*whole, cluster=address)
-        assert_same(distributed.match_objects(left, right, cluster=address), expected)
+        expected = compare(whole(left), whole(right), cluster=address)
+        assert_same(distributed.match_objects(whole(left), right, cluster=address), expected)
 
 
 @needs_lsdb

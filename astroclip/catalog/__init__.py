@@ -7,8 +7,19 @@
 from astroclip.catalog.append import Appender, append_columns
 from astroclip.catalog.columns import Column
 from astroclip.catalog.convert import open_catalog
+from astroclip.catalog.hats import HatsCatalog, is_hats
 from astroclip.catalog.shards import merge_shards
 from astroclip.catalog.table import Catalog
 from astroclip.catalog.write import write_table
 
-__all__ = ["Appender", "Catalog", "Column", "append_columns", "merge_shards", "open_catalog", "write_table"]
+__all__ = [
+    "Appender",
+    "Catalog",
+    "Column",
+    "HatsCatalog",
+    "append_columns",
+    "is_hats",
+    "merge_shards",
+    "open_catalog",
+    "write_table",
+]

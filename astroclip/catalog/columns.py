@@ -4,7 +4,9 @@ Source: FITS standard 4.0, section 7.3. Written out here because fitsio 1.4.2 re
 astropy 8.0.2 loses the low bits of unsigned 64-bit integers.
 """
 
+import difflib
 import re
+from collections.abc import Iterable
 from math import prod
 from typing import Any, NamedTuple
 
@@ -29,6 +31,36 @@ _LETTER = {
 # Letter -> TZERO that marks the other signedness
 _SIGN_OFFSET = {"B": -(2**7), "I": 2**15, "J": 2**31, "K": 2**63}
 _OTHER_SIGN = {"B": "i1", "I": "u2", "J": "u4", "K": "u8"}
+
+
+def find_name(names: Iterable[str], *candidates: str) -> str | None:
+    """Return the first candidate that is among names, as it is or else in any case; None if none is."""
+    known = list(names)
+    for wanted in candidates:
+        if wanted in known:
+            return wanted
+        for name in known:
+            if name.upper() == wanted.upper():
+                return name
+    return None
+
+
+def get_name(names: Iterable[str], wanted: str, where: str) -> str:
+    """Return a name as it is spelled among names.
+
+    Raises
+    ------
+    DataError
+        If it is not there; the message names `where`, and names that are close.
+    """
+    known = list(names)
+    found = find_name(known, wanted)
+    if found is None:
+        upper = {name.upper(): name for name in known}
+        close = [upper[match] for match in difflib.get_close_matches(wanted.upper(), upper, 5, 0.5)]
+        hint = f"close names: {', '.join(close)}" if close else f"columns: {', '.join(known)}"
+        raise DataError(f"{where} has no column '{wanted}'; {hint}")
+    return found
 
 
 class Column(NamedTuple):

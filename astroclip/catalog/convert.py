@@ -7,17 +7,18 @@ import shutil
 import subprocess
 import tempfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 
 from astroclip import __version__
+from astroclip.catalog.hats import HatsCatalog, is_hats
 from astroclip.catalog.hdus import join_cards, open_fits, padded
 from astroclip.catalog.layout import MAX_COLUMNS
 from astroclip.catalog.part import writing
-from astroclip.catalog.table import Catalog, fingerprint_of
+from astroclip.catalog.table import Catalog, fingerprint_of, listing_of
 from astroclip.catalog.tabular import Table
 from astroclip.catalog.write import PRIMARY, new_table
 from astroclip.errors import DataError
@@ -26,23 +27,30 @@ _COPIED_BYTES = 8 << 20
 
 
 def open_catalog(
-    path: str | Path, hdu: int | str | None = None, scratch: str | Path | None = None
+    path: str | Path,
+    hdu: int | str | None = None,
+    scratch: str | Path | None = None,
+    columns: Collection[str] | None = None,
 ) -> Catalog:
     """Open a table for reading in blocks; use the result as a context manager.
 
     Plain FITS (also ``.fits.fz`` whose table is not compressed) is read where it lies. ``.fits.gz``, tables
-    packed by ``fpack -table``, Parquet and CSV (also ``.csv.gz``) are first converted, streaming, to a plain
-    FITS copy; `close` removes it, unless an unfinished output will need it to be resumed.
+    packed by ``fpack -table``, Parquet, CSV (also ``.csv.gz``) and HATS catalogues are first converted,
+    streaming, to a plain FITS copy; `close` removes it, unless an unfinished output needs it to be resumed.
 
     Parameters
     ----------
     path : path
-        Told apart by content: FITS, gzip and Parquet by their first bytes; CSV also by its name.
+        Told apart by content: FITS, gzip and Parquet by their first bytes; CSV also by its name. The folder
+        of a HATS catalogue is a table too, with its rows in the order of `HatsCatalog`.
     hdu : int or str, optional
         Number (primary is 0) or EXTNAME of the table. Without it the first of the HDUs ZCATALOG, FIBERMAP,
         SPECOBJ, SPALL, else the first binary table that has rows.
     scratch : path, optional
         Folder of the converted copy; give the folder of the output. Without it the system's temporary one.
+    columns : collection of str, optional
+        Names (in upper case) of the columns that are wanted of a HATS catalogue, which may be larger than the
+        disk: the others are not copied. Other tables have all their columns.
 
     Notes
     -----
@@ -64,11 +72,13 @@ def open_catalog(
             return catalog
         catalog.close()
     folder = Path(scratch) if scratch is not None else Path(tempfile.gettempdir())
-    fingerprint = fingerprint_of(source, name)
-    identity = hashlib.sha256(f"{fingerprint['sha256']} {__version__}".encode()).hexdigest()[:16]
-    copy = folder / f".{source.name}.{identity}.fits"
+    files = HatsCatalog(source).files if kind == "hats" else [source]
+    fingerprint = listing_of(files) if kind == "hats" else fingerprint_of(source, name)
+    wanted = sorted(columns) if columns is not None and kind == "hats" else None
+    identity = hashlib.sha256(f"{fingerprint['sha256']} {wanted} {__version__}".encode()).hexdigest()[:16]
+    copy = folder / f".{source.absolute().name}.{identity}.fits"
     if not copy.exists():
-        _convert(source, name, kind, copy)
+        _convert(files, name, kind, copy, wanted)
     try:
         catalog = Catalog(copy, hdu, name=name, source=source, scratch=copy)
     except DataError:
@@ -82,7 +92,9 @@ def open_catalog(
 
 
 def _kind_of(source: Path, name: str) -> str:
-    """Tell by the first bytes what a file is: fits, fits.gz, parquet or csv."""
+    """Tell what a file is: fits, fits.gz, parquet or csv, by its first bytes; or hats, a folder."""
+    if is_hats(source):
+        return "hats"
     with open_fits(source, name) as file:
         begin = file.read(8)
     csv = source.name.lower().removesuffix(".gz").endswith(".csv")
@@ -100,8 +112,9 @@ def _kind_of(source: Path, name: str) -> str:
     raise DataError(f"{name}: not a table; expected FITS (also .gz, .fz), Parquet or a .csv file")
 
 
-def _convert(source: Path, name: str, kind: str, copy: Path) -> None:
+def _convert(files: list[Path], name: str, kind: str, copy: Path, wanted: list[str] | None) -> None:
     """Make the plain FITS copy beside its final name, and rename it when it is complete."""
+    source = files[0]
     beside = copy.with_name(f"{copy.name}.{os.getpid()}")
     try:
         if kind == "fits":
@@ -109,7 +122,7 @@ def _convert(source: Path, name: str, kind: str, copy: Path) -> None:
         elif kind == "fits.gz":
             _gunzip(source, name, beside)
         else:
-            _write_fits(Table(source, name, is_csv=kind == "csv"), beside)
+            _write_fits(Table(files, name, is_csv=kind == "csv", wanted=wanted), beside)
         beside.replace(copy)
     finally:
         beside.unlink(missing_ok=True)

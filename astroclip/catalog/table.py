@@ -1,6 +1,5 @@
 """Open a catalogue: one FITS binary table, read in blocks of rows, only the columns asked for."""
 
-import difflib
 import hashlib
 import os
 from collections.abc import Iterable
@@ -13,7 +12,14 @@ import numpy as np
 from astropy.io import fits
 from numpy.typing import NDArray
 
-from astroclip.catalog.columns import Column, element_dtype, read_columns, to_native
+from astroclip.catalog.columns import (
+    Column,
+    element_dtype,
+    find_name,
+    get_name,
+    read_columns,
+    to_native,
+)
 from astroclip.catalog.hdus import Hdu, open_fits, scan_hdus
 from astroclip.errors import DataError
 
@@ -96,13 +102,7 @@ class Catalog:
 
     def find(self, *candidates: str) -> str | None:
         """Return the name of the first column that exists, in any case; None if none does."""
-        for wanted in candidates:
-            if wanted in self.columns:
-                return wanted
-            for name in self.columns:
-                if name.upper() == wanted.upper():
-                    return name
-        return None
+        return find_name(self.columns, *candidates)
 
     def column(self, name: str) -> Column:
         """Return a column by name, in any case.
@@ -112,13 +112,7 @@ class Catalog:
         DataError
             If there is none; the message lists names that are close.
         """
-        found = self.find(name)
-        if found is None:
-            upper = {known.upper(): known for known in self.columns}
-            close = [upper[match] for match in difflib.get_close_matches(name.upper(), upper, 5, 0.5)]
-            hint = f"close names: {', '.join(close)}" if close else f"columns: {', '.join(self.columns)}"
-            raise DataError(f"{self.name}: {self.table} has no column '{name}'; {hint}")
-        return self.columns[found]
+        return self.columns[get_name(self.columns, name, f"{self.name}: {self.table}")]
 
     def read(self, names: Iterable[str], start: int = 0, stop: int | None = None) -> dict[str, NDArray[Any]]:
         """Read rows `start` to `stop` of some columns; keys are the names as asked for.
@@ -205,6 +199,20 @@ def fingerprint_of(path: Path, name: str) -> dict[str, Any]:
         stat = os.fstat(file.fileno())
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
     return {"size": stat.st_size, "mtime_ns": stat.st_mtime_ns, "sha256": sha256}
+
+
+def listing_of(files: Iterable[Path]) -> dict[str, Any]:
+    """Return size and last time of change (ns) of files, and the SHA-256 of their names, sizes and times.
+
+    A file that is not there counts too.
+    """
+    size, latest, sha256 = 0, 0, hashlib.sha256()
+    for path in files:
+        stat = path.stat() if path.is_file() else None
+        sha256.update(f"{path.name} {stat and stat.st_size} {stat and stat.st_mtime_ns}\n".encode())
+        size += stat.st_size if stat else 0
+        latest = max(latest, stat.st_mtime_ns if stat else 0)
+    return {"size": size, "mtime_ns": latest, "sha256": sha256.hexdigest()}
 
 
 def _one_row(data: bytes, column: Column) -> NDArray[Any]:

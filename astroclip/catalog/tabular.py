@@ -4,7 +4,8 @@ A first pass finds what FITS must know before the first row: the length of the l
 have missing values, the lengths of lists, and for CSV the types. Both passes stream.
 """
 
-from collections.abc import Iterator
+from collections.abc import Container, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from math import prod
 from pathlib import Path
@@ -71,7 +72,18 @@ class TableColumn:
 
 
 class Table:
-    """A Parquet or CSV file: its columns, its number of rows, its batches of stored FITS values.
+    """A Parquet or CSV table: its columns, its number of rows, its batches of stored FITS values.
+
+    Parameters
+    ----------
+    files
+        One file; of Parquet also several that follow each other, with the columns of the first.
+    name
+        What the user called it.
+    is_csv
+        CSV, or Parquet.
+    wanted
+        Names of columns, in upper case, to leave the others out.
 
     Raises
     ------
@@ -79,10 +91,12 @@ class Table:
         If the file is broken, or a column has a type that FITS tables cannot hold.
     """
 
-    def __init__(self, path: Path, name: str, *, is_csv: bool) -> None:
-        self.path, self.name, self.is_csv = path, name, is_csv
-        with self._reading():
-            self.columns = self._csv_columns() if is_csv else self._parquet_columns()
+    def __init__(
+        self, files: Sequence[Path], name: str, *, is_csv: bool, wanted: Container[str] | None = None
+    ) -> None:
+        self.files, self.name, self.is_csv = files, name, is_csv
+        with reading(name):
+            self.columns = self._csv_columns() if is_csv else self._parquet_columns(wanted)
             self.nrows = 0
             for batch in self._batches():
                 self.nrows += batch.num_rows
@@ -94,63 +108,37 @@ class Table:
 
     def stored_batches(self) -> Iterator[list[NDArray[Any]]]:
         """Yield blocks of rows: one array a column, as FITS stores it."""
-        with self._reading():
+        with reading(self.name):
             for batch in self._batches():
                 pairs = zip(self.columns, batch.columns, strict=True)
                 yield [self._stored(column, array) for column, array in pairs]
 
-    def _reading(self) -> "_Reading":
-        return _Reading(self.name)
-
-    def _parquet_columns(self) -> list[TableColumn]:
-        return [self._parquet_column(f) for f in pq.ParquetFile(self.path).schema_arrow]
-
-    def _parquet_column(self, arrow: pa.Field) -> TableColumn:
-        """Describe one Parquet column; its metadata may hold unit, comment and shape (`write_parquet`)."""
-        known = {key.decode(): text.decode(errors="replace") for key, text in (arrow.metadata or {}).items()}
-        kind, sizes = arrow.type, []
-        lists = pa.types.is_list(kind) or pa.types.is_large_list(kind)
-        while pa.types.is_fixed_size_list(kind):
-            sizes.append(kind.list_size)
-            kind = kind.value_type
-        if lists:
-            kind = kind.value_type
-        if pa.types.is_dictionary(kind):
-            kind = kind.value_type
-        text = pa.types.is_string(kind) or pa.types.is_large_string(kind)
-        numeric = pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind)
-        if not (numeric or (text and not sizes and not lists)):
-            raise DataError(
-                f"{self.name}: column '{arrow.name}' is {arrow.type}, which a FITS table cannot hold. Drop it"
-            )
-        dtype = "str" if text else np.dtype(kind.to_pandas_dtype()).name
-        if SHAPE_KEY in known:
-            sizes = [int(size) for size in known[SHAPE_KEY].split(",")]
-        return TableColumn(
-            arrow.name,
-            "float32" if dtype == "float16" else dtype,
-            tuple(sizes),
-            known.get("unit", ""),
-            known.get("comment", ""),
-            lists=lists,
-        )
+    def _parquet_columns(self, wanted: Container[str] | None) -> list[TableColumn]:
+        schema = pq.read_schema(self.files[0])
+        chosen = [field for field in schema if wanted is None or field.name.upper() in wanted]
+        self._schema = pa.schema(chosen)
+        return [parquet_column(field, self.name) for field in chosen]
 
     def _csv_columns(self) -> list[TableColumn]:
-        with pa.csv.open_csv(self.path) as reader:
+        with pa.csv.open_csv(self.files[0]) as reader:
             names = reader.schema.names
         return [TableColumn(name, "str", csv_types=[*_CSV_TYPES, "str"]) for name in names]
 
     def _batches(self) -> Iterator[pa.RecordBatch]:
         if not self.is_csv:
-            file = pq.ParquetFile(self.path)
-            rows = max(file.metadata.num_rows, 1)
-            size = sum(file.metadata.row_group(i).total_byte_size for i in range(file.num_row_groups))
-            fitting = _BATCH_BYTES * rows // max(size, 1)
-            yield from file.iter_batches(batch_size=min(max(fitting, 1), _BATCH_ROWS))
+            names = self._schema.names
+            for path in self.files:
+                file = pq.ParquetFile(path)
+                rows = max(file.metadata.num_rows, 1)
+                size = sum(file.metadata.row_group(i).total_byte_size for i in range(file.num_row_groups))
+                fitting = min(max(_BATCH_BYTES * rows // max(size, 1), 1), _BATCH_ROWS)
+                for batch in file.iter_batches(batch_size=fitting, columns=names):
+                    same = batch.schema.equals(self._schema)
+                    yield batch if same else batch.select(names).cast(self._schema)
             return
         types = {column.name: pa.string() for column in self.columns}
         with pa.csv.open_csv(
-            self.path,
+            self.files[0],
             read_options=pa.csv.ReadOptions(block_size=_CSV_BLOCK),
             parse_options=pa.csv.ParseOptions(newlines_in_values=True),
             convert_options=pa.csv.ConvertOptions(column_types=types, strings_can_be_null=False),
@@ -218,18 +206,50 @@ class Table:
             ) from None
 
 
-class _Reading:
-    """Turns what pyarrow says about a broken file into a `DataError`."""
+@contextmanager
+def reading(name: str) -> Iterator[None]:
+    """Turn what pyarrow says about a broken file into a `DataError`."""
+    try:
+        yield
+    except (OSError, pa.ArrowException) as error:
+        raise DataError(f"{name}: cannot be read as a table ({error})") from error
 
-    def __init__(self, name: str) -> None:
-        self.name = name
 
-    def __enter__(self) -> None:
-        return None
+def parquet_column(arrow: pa.Field, name: str) -> TableColumn:
+    """Describe a column of a Parquet table; its metadata may hold unit, comment and shape (`write_parquet`).
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, pa.ArrowException):
-            raise DataError(f"{self.name}: cannot be read as a table ({error})") from error
+    Raises
+    ------
+    DataError
+        If it has a type that FITS tables cannot hold; `name` is what the user called the table.
+    """
+    known = {key.decode(): text.decode(errors="replace") for key, text in (arrow.metadata or {}).items()}
+    kind, sizes = arrow.type, []
+    lists = pa.types.is_list(kind) or pa.types.is_large_list(kind)
+    while pa.types.is_fixed_size_list(kind):
+        sizes.append(kind.list_size)
+        kind = kind.value_type
+    if lists:
+        kind = kind.value_type
+    if pa.types.is_dictionary(kind):
+        kind = kind.value_type
+    text = pa.types.is_string(kind) or pa.types.is_large_string(kind)
+    numeric = pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind)
+    if not (numeric or (text and not sizes and not lists)):
+        raise DataError(
+            f"{name}: column '{arrow.name}' is {arrow.type}, which a FITS table cannot hold. Drop it"
+        )
+    dtype = "str" if text else np.dtype(kind.to_pandas_dtype()).name
+    if SHAPE_KEY in known:
+        sizes = [int(size) for size in known[SHAPE_KEY].split(",")]
+    return TableColumn(
+        arrow.name,
+        "float32" if dtype == "float16" else dtype,
+        tuple(sizes),
+        known.get("unit", ""),
+        known.get("comment", ""),
+        lists=lists,
+    )
 
 
 def _innermost(array: pa.Array) -> pa.Array:

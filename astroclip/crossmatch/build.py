@@ -176,7 +176,7 @@ def _find_tree(
         raise UsageError(f"{spectra}: has no TARGETID, SURVEY, PROGRAM and HEALPIX to find its coadds by")
     if coadds is not None and not Path(coadds).is_dir():
         raise DataError(f"{coadds}: no such folder of coadds")
-    if not (table.has_coadds and side.has_pixels):
+    if not (table.has_coadds and side.pixels):
         return None
     return Path(coadds) if coadds is not None else default_coadds(spectra)
 
@@ -194,7 +194,7 @@ def _prepare(
     sets = [open_labels(path, settings.radius_arcsec, taken) for path in names["labels"]]
     targets, row_reason = table.read_targets(settings.epoch)
     plan = make_plan(targets, row_reason, side, settings, tree, progress)
-    images = describe_images(side, plan.image)
+    images = describe_images(side, Path(names["images"]), plan.image)
     labels = find_labels(sets, table, plan)
     matches = MatchTable(table, plan, images, labels, settings.split, pairs=tree is not None)
     return Job(table, side, tree, targets, plan, images, matches, labels, settings, names)

@@ -6,7 +6,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from astroclip.catalog import Catalog
+from astroclip.catalog import Catalog, HatsCatalog
+from astroclip.crossmatch.match import Objects
 from astroclip.crossmatch.positions import FloatArray, floats, propagate
 from astroclip.crossmatch.zones import IntArray
 from astroclip.errors import DataError
@@ -15,6 +16,7 @@ from astroclip.surveys.legacysurvey import decode_targetid
 
 Block = Mapping[str, NDArray]
 
+BRICK_IDS = ("RELEASE", "BRICKID", "OBJID", "BRICK_OBJID")  # the last is DESI's name of the third
 MOTION = ("PMRA", "PMDEC", "REF_EPOCH")  # mas/yr, mas/yr, Julian year
 _DEGREES = ("", "deg", "degree", "degrees", "degs", "angle[deg]")
 
@@ -41,7 +43,9 @@ class PositionColumns(NamedTuple):
         return propagate(ra, dec, pmra, pmdec, from_epoch=known, to_epoch=epoch)
 
 
-def find_position(table: Catalog, ra: str | None = None, dec: str | None = None) -> PositionColumns:
+def find_position(
+    table: Catalog | HatsCatalog, ra: str | None = None, dec: str | None = None
+) -> PositionColumns:
     """Return the position columns: those named, else the first of the usual names.
 
     Raises
@@ -60,7 +64,8 @@ def find_position(table: Catalog, ra: str | None = None, dec: str | None = None)
         )
     for name in found:
         column = table.columns[str(name)]
-        if column.unit.lower() not in _DEGREES or column.dtype.kind not in "fiu" or column.shape:
+        numeric = np.dtype(column.dtype).kind in "fiu"
+        if column.unit.lower() not in _DEGREES or not numeric or column.shape:
             raise DataError(
                 f"{table.name}: column '{name}' is {column.dtype}{column.shape or ''} in '{column.unit}', "
                 "expected a position in deg. Convert it, or name another column"
@@ -82,17 +87,24 @@ class IdColumns(NamedTuple):
         return (values[0], values[1], values[2]) if values else None
 
 
-def find_ids(table: Catalog) -> IdColumns:
+def find_ids(table: Catalog | HatsCatalog) -> IdColumns:
     """Return the id columns of a table: of Legacy Survey and DESI tables; TARGETID tells them too."""
-    brick = [table.find("RELEASE"), table.find("BRICKID"), table.find("OBJID", "BRICK_OBJID")]
+    brick = [table.find(*names) for names in (BRICK_IDS[:1], BRICK_IDS[1:2], BRICK_IDS[2:])]
     targetid = table.find(TARGETID)
     if all(brick):
         return IdColumns(tuple(str(name) for name in brick))
     return IdColumns((targetid,) if targetid else ())
 
 
+def objects_of(block: Block, position: PositionColumns, ids: IdColumns, epoch: float) -> Objects:
+    """Return who is where, of a block with these columns, at an epoch."""
+    return Objects(*position.read(block, epoch), ids.read(block))
+
+
 def as_integers(values: NDArray) -> IntArray:
-    """Return numbers as int64, -1 where they are not finite (a CSV column with gaps is a float)."""
+    """Return numbers as int64, -1 where they are masked or not finite (a CSV column with gaps is a float)."""
+    if np.ma.isMaskedArray(values):
+        values = np.ma.filled(values.astype(np.int64), -1)
     if values.dtype.kind == "f":
         values = np.where(np.isfinite(values), values, -1)
     return values.astype(np.int64)

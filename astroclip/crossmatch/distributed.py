@@ -7,19 +7,19 @@ knows the whole left side, no pair is lost where partitions meet, and catalogues
 """
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from itertools import islice
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
 
+from astroclip.catalog.hats import arrow_to_numpy
 from astroclip.crossmatch import match
+from astroclip.crossmatch.columns import Block
 from astroclip.crossmatch.ids import IdIndex
+from astroclip.crossmatch.images import HatsSide
 from astroclip.crossmatch.match import ID_RADIUS_ARCSEC, ObjectMatches, Objects
 from astroclip.crossmatch.positions import FloatArray, floats
 from astroclip.crossmatch.sky import Find, Pairs, match_sky
@@ -27,16 +27,11 @@ from astroclip.crossmatch.zones import IntArray, build_index
 from astroclip.errors import DataError, UsageError
 
 if TYPE_CHECKING:
-    import lsdb
     import pandas as pd
     from dask.delayed import Delayed
     from distributed import Client
 
-Block = Mapping[str, NDArray[Any]]
-
 _ROWS = 1 << 20  # of a table in a task
-_ID_NAMES = ("RELEASE", "BRICKID", "OBJID")
-_PROPERTIES = ("hats.properties", "collection.properties", "properties")
 
 
 def _load_lsdb() -> None:
@@ -50,66 +45,9 @@ def _load_lsdb() -> None:
         ) from error
 
 
-@dataclass(frozen=True)
-class HatsObjects:
-    """A HATS catalogue as a side of a match: iterate over it for its `Objects`, a partition at a time.
-
-    Rows are numbered from partition to partition, in the order along the sky that LSDB gives them, and
-    within one as they lie in the file. A margin cache has no part in it. The in-memory matcher takes it too.
-
-    Parameters
-    ----------
-    folder
-        Of a HATS catalogue, or of a collection.
-    columns
-        What `to_objects` needs. By default the positions that the catalogue declares as its own (deg), and
-        RELEASE, BRICKID, OBJID, in any case, if it has all three.
-    to_objects
-        Makes `Objects` of these columns, (N,) each; a missing integer is masked, a missing float NaN. It
-        runs where the partitions are read.
-    """
-
-    folder: str | Path
-    columns: tuple[str, ...] = ()
-    to_objects: Callable[[Block], Objects] | None = None
-
-    def __iter__(self) -> Iterator[Objects]:
-        return (objects for part in self.partitions() for objects in _compute([part], None))
-
-    def partitions(self) -> list["Delayed"]:
-        """Return the partitions in order, each a `dask.delayed` that gives `Objects`."""
-        catalog = _open(self.folder, "all")
-        names, to_objects = list(self.columns), self.to_objects
-        if to_objects is None:
-            names, to_objects = _declared(catalog), _by_place
-        return _blocks(self.folder, names, to_objects)
-
-
-def is_hats(path: str | Path) -> bool:
-    """Say whether a path is the folder of a HATS catalogue or collection; needs no LSDB."""
-    return any((Path(path) / name).is_file() for name in _PROPERTIES)
-
-
-def read_hats(folder: str | Path, columns: Iterable[str]) -> Iterator[dict[str, NDArray[Any]]]:
-    """Read columns of a HATS catalogue, a partition at a time, rows in the order of `HatsObjects`.
-
-    Yields
-    ------
-    ``{name: (N,)}``; a missing integer is masked, a missing float NaN.
-
-    Raises
-    ------
-    UsageError
-        If the extra ``[distributed]`` is not installed.
-    DataError
-        If the folder is not a HATS catalogue, lacks a column, or is damaged.
-    """
-    return (block for part in _blocks(folder, list(columns), dict) for block in _compute([part], None))
-
-
 def match_objects(
-    left: Objects | HatsObjects,
-    right: Objects | HatsObjects | Iterable[Objects],
+    left: Objects,
+    right: Objects | HatsSide | Iterable[Objects],
     radius_arcsec: float = 1.0,
     find: Find = "best",
     id_radius_arcsec: float = ID_RADIUS_ARCSEC,
@@ -127,7 +65,7 @@ def match_objects(
     left
         Positions in deg, (N,), and ids or None.
     right
-        The same, or blocks of it, which are read here and dealt out; or `HatsObjects`, whose partitions
+        The same, or blocks of it, which are read here and dealt out; or a HATS catalogue, whose partitions
         the workers read themselves (a cluster has to see the folder).
     radius_arcsec, find, id_radius_arcsec
         As in the in-memory matcher.
@@ -143,7 +81,6 @@ def match_objects(
         If columns do not have the shapes and types described, or a HATS catalogue cannot be read.
     """
     _load_lsdb()
-    left = _whole(left) if isinstance(left, HatsObjects) else left
     nobody: FloatArray = np.empty(0)
     match_sky((left.ra, left.dec), (nobody, nobody), radius_arcsec, find)  # refuses what makes no sense
     with _connect(cluster) as client:
@@ -200,15 +137,15 @@ def _pick(objects: Objects, rows: IntArray | slice) -> Objects:
 
 
 def _search_all(
-    left: _Left, right: Objects | HatsObjects | Iterable[Objects], client: "Client | None"
+    left: _Left, right: Objects | HatsSide | Iterable[Objects], client: "Client | None"
 ) -> Iterator[_Found]:
     """Search all of the right side, in order. Of blocks read here, one a thread is held."""
     import dask
 
     everyone = client.scatter(left, broadcast=True) if client else dask.delayed(left, traverse=False)
     search = dask.delayed(_search)
-    if isinstance(right, HatsObjects):
-        yield from _compute([search(part, everyone) for part in right.partitions()], client)
+    if isinstance(right, HatsSide):
+        yield from _compute([search(part, everyone) for part in _partitions(right)], client)
         return
     blocks = iter(_cut(right) if isinstance(right, Objects) else right)
     threads = (sum(client.nthreads().values()) if client else os.cpu_count()) or 1
@@ -221,21 +158,6 @@ def _cut(objects: Objects) -> Iterator[Objects]:
     """Cut a table in memory into blocks for tasks."""
     for start in range(0, max(np.size(objects.ra), np.size(objects.dec)), _ROWS):
         yield _pick(objects, slice(start, start + _ROWS))
-
-
-def _whole(side: HatsObjects) -> Objects:
-    """Read all of a HATS catalogue."""
-    blocks = list(side)
-    if not blocks:
-        return Objects(np.empty(0), np.empty(0))
-    ids = [block.ids for block in blocks if block.ids is not None]
-    if ids and len(ids) < len(blocks):
-        raise DataError(f"{side.folder}: some partitions have ids, others have none")
-    return Objects(
-        np.concatenate([floats(block.ra) for block in blocks]),
-        np.concatenate([floats(block.dec) for block in blocks]),
-        tuple(np.ma.concatenate(column) for column in zip(*ids, strict=True)) or None,
-    )
 
 
 @contextmanager
@@ -266,53 +188,20 @@ def _compute(tasks: list["Delayed"], client: "Client | None") -> tuple[Any, ...]
         raise DataError(f"a partition cannot be read through LSDB: {error}") from error
 
 
-def _open(folder: str | Path, columns: list[str] | str) -> "lsdb.Catalog":
-    """Open a HATS catalogue; only its metadata is read."""
-    _load_lsdb()
+def _partitions(side: HatsSide) -> list["Delayed"]:
+    """Return the partitions of a HATS catalogue, in the order of its rows, as `Objects` to be computed."""
+    import dask
     import lsdb
 
     try:
-        return lsdb.open_catalog(folder, columns=columns)
+        catalog = lsdb.open_catalog(side.folder, columns=list(side.columns))
     except (OSError, TypeError, ValueError) as error:
-        raise DataError(
-            f"{folder}: not a HATS catalogue that LSDB can open ({error}). "
-            "Expected the folder of a catalogue or of a collection"
-        ) from error
-
-
-def _blocks(folder: str | Path, names: list[str], make: Callable[[Block], Any]) -> list["Delayed"]:
-    """Return what `make` makes of the columns of each partition, to be computed."""
-    import dask
-
-    known = list(_open(folder, "all").all_columns)
-    if missing := [name for name in names if name not in known]:
-        raise DataError(f"{folder}: no column {', '.join(missing)}; columns: {', '.join(known)}")
+        raise DataError(f"{side.folder}: LSDB cannot open it ({error})") from error
     take = dask.delayed(_take)
-    return [take(part, names, make) for part in _open(folder, names).to_delayed()]
+    return [take(part, side.columns, side.to_objects) for part in catalog.to_delayed()]
 
 
-def _take(frame: "pd.DataFrame", names: list[str], make: Callable[[Block], Any]) -> Any:
-    """Hand the columns of a partition to `make`, as NumPy arrays."""
-    table = pa.Table.from_pandas(frame[names], preserve_index=False)
-    return make({name: _to_numpy(table[name]) for name in names})
-
-
-def _to_numpy(column: pa.ChunkedArray) -> NDArray[Any]:
-    """Return a column; a missing integer is masked, a missing float NaN."""
-    if column.null_count and pa.types.is_integer(column.type):
-        return np.ma.array(column.fill_null(0).to_numpy(), mask=column.is_null().to_numpy())
-    return column.to_numpy()
-
-
-def _declared(catalog: "lsdb.Catalog") -> list[str]:
-    """Return the names of a catalogue's own positions, and of the Legacy Survey's ids if it has them."""
-    info = catalog.hc_structure.catalog_info
-    known = {name.upper(): name for name in catalog.all_columns}
-    ids = [known[name] for name in _ID_NAMES if name in known]
-    return [info.ra_column, info.dec_column, *(ids if len(ids) == len(_ID_NAMES) else ())]
-
-
-def _by_place(block: Block) -> Objects:
-    """Take columns as RA, Dec and, if there are more, the three ids."""
-    ra, dec, *ids = block.values()
-    return Objects(ra, dec, (ids[0], ids[1], ids[2]) if ids else None)
+def _take(frame: "pd.DataFrame", names: tuple[str, ...], to_objects: Callable[[Block], Objects]) -> Objects:
+    """Return who is where in a partition."""
+    table = pa.Table.from_pandas(frame[list(names)], preserve_index=False)
+    return to_objects({name: arrow_to_numpy(table[name]) for name in names})

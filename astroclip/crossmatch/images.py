@@ -1,25 +1,38 @@
-"""The side of the images: cut-outs of Stein et al., a folder of cut-outs, or a table of positions."""
+"""The side of the images: cut-outs of Stein et al., a folder of cut-outs, or tables of positions."""
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from astroclip.catalog import Catalog, open_catalog
-from astroclip.crossmatch.columns import find_ids, find_position
+from astroclip.catalog import Catalog, HatsCatalog, is_hats, open_catalog
+from astroclip.crossmatch.columns import IdColumns, PositionColumns, find_ids, find_position, objects_of
 from astroclip.crossmatch.match import Objects
 from astroclip.crossmatch.zones import IntArray
 from astroclip.errors import DataError
 from astroclip.schema import BANDS, CUTOUT_SIZE, IMAGE, PIXSCALE, Reason
-from astroclip.surveys.fitsfile import check_image_unit
+from astroclip.surveys.fitsfile import FitsFile, check_image_unit
 from astroclip.surveys.legacysurvey import ImageFolder, decode_targetid, open_images
 from astroclip.surveys.stein import SteinImages, centre_stamps, is_stein, open_stein
 
 BLOCK_ROWS = 1_000_000
 CHECKED_ROWS = 4096  # images looked at in one go
 SCALE_TOLERANCE = 0.01  # relative difference in arcsec/px below which a scale is the survey's
+
+
+class Pixels(Protocol):
+    """Images that can be read, by the number of their row."""
+
+    def check(self, rows: IntArray) -> NDArray[np.int8]:
+        """Return the `Reason` against each image, 0 for those that `read` can read."""
+        ...
+
+    def read(self, rows: IntArray) -> NDArray[np.float32]:
+        """Return images (n, 3, 152, 152), g, r, z nanomaggies, NaN where nothing was observed."""
+        ...
 
 
 class ImageSide(Protocol):
@@ -31,13 +44,15 @@ class ImageSide(Protocol):
         All files.
     problems
         What is wrong with files, a sentence each; grows as they are read.
-    has_pixels
-        Whether there are images at all, or a table only.
     """
 
     files: list[Path]
     problems: list[str]
-    has_pixels: bool
+
+    @property
+    def pixels(self) -> Pixels | None:
+        """The images themselves; None where there are positions only."""
+        ...
 
     def __iter__(self) -> Iterator[Objects]:
         """Yield ids and positions in blocks, from the first row on, each time."""
@@ -45,14 +60,6 @@ class ImageSide(Protocol):
 
     def locate(self, rows: IntArray) -> tuple[IntArray, IntArray]:
         """Return the number of the file, and the row in it."""
-        ...
-
-    def check(self, rows: IntArray) -> NDArray[np.int8]:
-        """Return the `Reason` against each image, 0 for those that `read` can read."""
-        ...
-
-    def read(self, rows: IntArray) -> NDArray[np.float32]:
-        """Return images (n, 3, 152, 152), g, r, z nanomaggies, NaN where nothing was observed."""
         ...
 
     def close(self) -> None:
@@ -63,10 +70,8 @@ class ImageSide(Protocol):
 class SteinSide:
     """Cut-outs of the Stein et al. layout."""
 
-    has_pixels = True
-
     def __init__(self, images: SteinImages) -> None:
-        self._images = images
+        self._images, self.pixels = images, self
         self.files = images.files
         self.problems = [reason for _, reason in images.unreadable]
         self.problems += [f"{path}: {reason}" for path, reason in images.problems]
@@ -100,14 +105,10 @@ class SteinSide:
 class FolderSide:
     """A folder of cut-outs: named after TARGETID or RELEASE-BRICKID-OBJID, or with a WCS."""
 
-    has_pixels = True
-
     def __init__(self, images: ImageFolder) -> None:
-        self._images = images
+        self._images, self.pixels = images, self
         self.files, self.close = images.files, images.close
         self.problems = [reason for _, reason in images.unreadable]
-        if len(images.unreadable) == len(images):
-            raise DataError(self.problems[0])
         self._ids = _ids_of_names(images.ids)
 
     def __iter__(self) -> Iterator[Objects]:
@@ -141,30 +142,56 @@ class FolderSide:
         return self._images.read(int(row), np.nan, np.nan, size)
 
 
-class CatalogSide:
-    """A table of positions, with images if it has a vector column IMAGE (3, H, W)."""
+class _Table(NamedTuple):
+    """An opened table: the columns of position and ids, and of images (3, H, W) if it has one."""
 
-    def __init__(self, catalog: Catalog, ra: str | None, dec: str | None, epoch: float) -> None:
-        self._catalog, self._epoch = catalog, epoch
-        self._position, self._ids = find_position(catalog, ra, dec), find_ids(catalog)
-        self.files: list[Path] = [catalog.source]
+    catalog: Catalog
+    position: PositionColumns
+    ids: IdColumns
+    image: str | None
+
+
+class CatalogSide:
+    """Tables of positions, one after the other, with images if each has a vector column IMAGE (3, H, W).
+
+    The table that was read last stays open. Those that cannot be used are listed in `problems`.
+    """
+
+    def __init__(
+        self, paths: list[Path], ra: str | None, dec: str | None, epoch: float, scratch: Path | None
+    ) -> None:
+        self._names, self._epoch, self._scratch = (ra, dec), epoch, scratch
+        self._path = Path()
+        self._table: _Table | None = None
+        self.files: list[Path] = []
         self.problems: list[str] = []
-        self._column = catalog.find(IMAGE)
-        shape = catalog.columns[self._column].shape if self._column else ()
-        self.has_pixels = len(shape) == 3 and shape[0] == len(BANDS)
-        if self._column and self.has_pixels:
-            check_image_unit(f"{catalog.name}: column '{self._column}'", catalog.columns[self._column].unit)
-        self.close = catalog.close
+        rows, images = [], []
+        for path in paths:
+            try:
+                table = self._open(path)
+            except DataError as error:
+                self.problems.append(str(error))
+                continue
+            self.files.append(path)
+            rows.append(table.catalog.nrows)
+            images.append(table.image)
+        if not self.files:
+            raise DataError(self.problems[0])
+        self._first = np.cumsum([0, *rows])
+        self.pixels = self if all(images) else None
 
     def __iter__(self) -> Iterator[Objects]:
-        names = {*self._position.names, *self._ids.names}
-        for start in range(0, self._catalog.nrows, BLOCK_ROWS):
-            block = self._catalog.read(names, start, min(start + BLOCK_ROWS, self._catalog.nrows))
-            yield Objects(*self._position.read(block, self._epoch), self._ids.read(block))
+        for path in self.files:
+            catalog, position, ids, _ = self._open(path)
+            for start in range(0, catalog.nrows, BLOCK_ROWS):
+                stop = min(start + BLOCK_ROWS, catalog.nrows)
+                block = catalog.read({*position.names, *ids.names}, start, stop)
+                yield objects_of(block, position, ids, self._epoch)
 
     def locate(self, rows: IntArray) -> tuple[IntArray, IntArray]:
-        """All rows are in one file."""
-        return np.zeros_like(rows), rows
+        """Count the rows from table to table."""
+        file = np.searchsorted(self._first, rows, side="right") - 1
+        return file, rows - self._first[file]
 
     def check(self, rows: IntArray) -> NDArray[np.int8]:
         """Look at each image."""
@@ -173,12 +200,58 @@ class CatalogSide:
 
     def read(self, rows: IntArray) -> NDArray[np.float32]:
         """Read the centre of each image."""
-        name = str(self._column)
-        stamps = [
-            centre_stamps(self._catalog.read([name], int(row), int(row) + 1)[name], CUTOUT_SIZE)
-            for row in rows
-        ]
-        return np.concatenate(stamps) if stamps else _none()
+        stamps = np.empty((len(rows), *_none().shape[1:]), np.float32)
+        file, row = self.locate(rows)
+        for i in np.argsort(rows):
+            catalog, *_, name = self._open(self.files[file[i]])
+            image = catalog.read([str(name)], int(row[i]), int(row[i]) + 1)[str(name)]
+            stamps[i] = centre_stamps(image, CUTOUT_SIZE)[0]
+        return stamps
+
+    def close(self) -> None:
+        """Close the table that was read last."""
+        if self._table:
+            self._table.catalog.close()
+            self._table = None
+
+    def _open(self, path: Path) -> _Table:
+        if self._table is None or self._path != path:
+            self.close()
+            catalog = open_catalog(path, scratch=self._scratch)
+            try:
+                position, ids = find_position(catalog, *self._names), find_ids(catalog)
+                self._path, self._table = path, _Table(catalog, position, ids, _find_images(catalog))
+            except BaseException:
+                catalog.close()
+                raise
+        return self._table
+
+
+class HatsSide:
+    """A HATS catalogue of positions, streamed from its files."""
+
+    pixels = None
+
+    def __init__(self, folder: str | Path, ra: str | None, dec: str | None, epoch: float) -> None:
+        self._hats = HatsCatalog(folder)
+        self.folder, self.files = Path(folder), self._hats.files
+        self.problems: list[str] = []
+        declared = self._hats.position
+        position, ids = find_position(self._hats, ra or declared[0], dec or declared[1]), find_ids(self._hats)
+        self.columns = (*position.names, *ids.names)
+        self.to_objects = partial(objects_of, position=position, ids=ids, epoch=epoch)
+
+    def __iter__(self) -> Iterator[Objects]:
+        for file in range(len(self.files)):
+            yield self.to_objects(self._hats.read(file, self.columns))
+
+    def locate(self, rows: IntArray) -> tuple[IntArray, IntArray]:
+        """Count the rows from file to file."""
+        file = np.searchsorted(self._hats.first, rows, side="right") - 1
+        return file, rows - self._hats.first[file]
+
+    def close(self) -> None:
+        """Do nothing: no file stays open."""
 
 
 def open_image_side(
@@ -188,13 +261,14 @@ def open_image_side(
     epoch: float = np.nan,
     scratch: Path | None = None,
 ) -> ImageSide:
-    """Open images: a file or folder of the Stein et al. layout, a folder of cut-outs, or a table.
+    """Open images: files of the Stein et al. layout or a folder of cut-outs; or positions: tables.
 
     Parameters
     ----------
     path
         Of a folder of cut-outs, those are found whose name ends in a TARGETID or RELEASE-BRICKID-OBJID, or
-        that have a WCS.
+        that have a WCS. Tables are a FITS, Parquet or CSV file, a folder of FITS tables, as the sweeps are
+        published, of which none is an image, or the folder of a HATS catalogue.
     ra, dec
         Names of a table's position columns; guessed by default.
     epoch
@@ -207,16 +281,38 @@ def open_image_side(
     DataError
         If the path does not exist, or nothing there can be read.
     """
+    if is_hats(path):
+        return HatsSide(path, ra, dec, epoch)
     if is_stein(path):
         return SteinSide(open_stein(path))
-    if Path(path).is_dir():
-        return FolderSide(open_images(path))
-    catalog = open_catalog(path, scratch=scratch)
+    if not Path(path).is_dir():
+        return CatalogSide([Path(path)], ra, dec, epoch, scratch)
+    images = open_images(path)
+    if len(images.unreadable) < len(images):
+        return FolderSide(images)
+    tables = [file for file in images.files if _is_table(file)]
+    if not tables:
+        raise DataError(images.unreadable[0][1])
+    return CatalogSide(tables, ra, dec, epoch, scratch)
+
+
+def _find_images(catalog: Catalog) -> str | None:
+    """Return the name of a vector column IMAGE (3, H, W) in nanomaggies, None if there is none."""
+    name = catalog.find(IMAGE)
+    shape = catalog.columns[name].shape if name else ()
+    if name is None or len(shape) != 3 or shape[0] != len(BANDS):
+        return None
+    check_image_unit(f"{catalog.name}: column '{name}'", catalog.columns[name].unit)
+    return name
+
+
+def _is_table(path: Path) -> bool:
+    """Tell whether a FITS file has a table."""
     try:
-        return CatalogSide(catalog, ra, dec, epoch)
-    except BaseException:
-        catalog.close()
-        raise
+        with FitsFile(path, whole=False) as file:
+            return any(file.columns(hdu) for hdu in range(len(file)))
+    except DataError:
+        return False
 
 
 def _note(problems: list[str], error: DataError) -> None:

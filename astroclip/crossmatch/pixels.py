@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from astroclip.crossmatch.images import ImageSide
+from astroclip.crossmatch.images import Pixels
 from astroclip.crossmatch.labels import LabelSet
 from astroclip.crossmatch.plan import Plan, Progress, coadd_key
 from astroclip.crossmatch.spectra import Targets
@@ -32,12 +32,12 @@ class PairReader:
         self,
         targets: Targets,
         plan: Plan,
-        side: ImageSide,
+        pixels: Pixels,
         images: MatchedImages,
         coadds: Path,
         labels: list[tuple[LabelSet, IntArray]],
     ) -> None:
-        self._targets, self._plan, self._side, self._images = targets, plan, side, images
+        self._targets, self._plan, self._pixels, self._images = targets, plan, pixels, images
         self._coadds, self._labels = coadds, labels
         self._thread = ThreadPoolExecutor(1, "images")
         self._row = np.argsort(plan.pair, kind="stable")[len(plan.pair) - plan.n_pairs :]  # of each pair
@@ -57,7 +57,7 @@ class PairReader:
         rows = self._row[start:stop]
         target, image = self._plan.target[rows], self._plan.image[rows]
         columns = {name: values[target] for name, values in self._targets.columns.items()}
-        images = self._thread.submit(self._side.read, image)
+        images = self._thread.submit(self._pixels.read, image)
         found = read_coadds(self._coadds, *coadd_key(self._targets, target))
         if found.status.any():
             raise DataError(

@@ -10,7 +10,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from astroclip.crossmatch.images import ImageSide
+from astroclip.crossmatch.images import ImageSide, Pixels
 from astroclip.crossmatch.match import (
     FalseMatchRate,
     ObjectMatches,
@@ -181,8 +181,8 @@ def make_plan(
     reason = _unmatched(targets, match)
     found, problems = np.zeros(len(match.left), np.int8), list[str]()
     pair = np.full(len(match.left), -1, np.int64)
-    if coadds is not None:
-        found, problems = _check_pixels(targets, match, side, coadds, progress)
+    if coadds is not None and side.pixels:
+        found, problems = _check_pixels(targets, match, side.pixels, coadds, progress)
         complete = np.flatnonzero(found == Reason.PAIRED)
         place = find_coadds_of(coadds, *coadd_key(targets, match.left[complete])).file
         pair[complete[np.argsort(place, kind="stable")]] = np.arange(len(complete))
@@ -237,7 +237,7 @@ def _unmatched(targets: Targets, match: ObjectMatches) -> NDArray[np.int8]:
 
 
 def _check_pixels(
-    targets: Targets, match: ObjectMatches, side: ImageSide, coadds: Path, progress: Progress | None
+    targets: Targets, match: ObjectMatches, pixels: Pixels, coadds: Path, progress: Progress | None
 ) -> tuple[NDArray[np.int8], list[str]]:
     """Return the reason against each match, and the problems of coadds."""
     chosen, of_match = np.unique(match.left, return_inverse=True)
@@ -248,7 +248,7 @@ def _check_pixels(
     found = reasons[status][of_match]
     good = np.flatnonzero(found == Reason.PAIRED)
     images, of_good = np.unique(match.right[good], return_inverse=True)
-    found[good] = side.check(images)[of_good]
+    found[good] = pixels.check(images)[of_good]
     return found, [text for _, text in problems]
 
 

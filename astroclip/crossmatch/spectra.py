@@ -7,18 +7,19 @@ from typing import NamedTuple, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from astroclip.catalog import Catalog, Column, open_catalog
-from astroclip.crossmatch.columns import Block, as_integers, find_ids, find_position
+from astroclip.catalog import Catalog, Column, HatsCatalog, is_hats, open_catalog
+from astroclip.crossmatch.columns import BRICK_IDS, MOTION, Block, as_integers, find_ids, find_position
 from astroclip.crossmatch.positions import FloatArray, floats
 from astroclip.crossmatch.zones import IntArray
 from astroclip.errors import UsageError
-from astroclip.schema import REDSHIFT_NAMES, TARGETID, PairsKey
-from astroclip.surveys.zcatalog import Cut, find_cut
+from astroclip.schema import DEC_NAMES, RA_NAMES, REDSHIFT_NAMES, TARGETID, PairsKey
+from astroclip.surveys.zcatalog import CUT_COLUMNS, Cut, find_cut
 
 BLOCK_ROWS = 65536
 COADD_KEY = (TARGETID, "SURVEY", "PROGRAM", "HEALPIX")  # what a coadd is found by
 # columns that go into the match table where they are there, besides position, ids and those of the cut
 CARRIED = (*COADD_KEY, "Z", "ZERR", "ZWARN", "SPECTYPE", "SUBTYPE", "DELTACHI2", "DESINAME")
+KNOWN = {*CARRIED, *RA_NAMES, *DEC_NAMES, *MOTION, *BRICK_IDS, *REDSHIFT_NAMES, *CUT_COLUMNS}  # all of use
 
 
 class Targets(NamedTuple):
@@ -143,7 +144,8 @@ def open_spectra(
     Parameters
     ----------
     path
-        FITS, Parquet or CSV. A table with TARGETID, SURVEY, PROGRAM and HEALPIX is taken for a redshift
+        FITS, Parquet, CSV, or the folder of a HATS catalogue, whose rows are numbered from file to file, in
+        their order along the sky. A table with TARGETID, SURVEY, PROGRAM and HEALPIX is taken for a redshift
         catalogue, whose spectra lie in a tree of coadds.
     cut
         Name of a quality cut, see `find_cut`. Default: ``galaxy`` of a redshift catalogue, else ``none``.
@@ -157,7 +159,11 @@ def open_spectra(
     DataError
         If the table cannot be read, or lacks a position or a column that the cut needs.
     """
-    catalog = open_catalog(path, scratch=scratch)
+    if is_hats(path):
+        declared = HatsCatalog(path).position
+        ra, dec = ra or declared[0], dec or declared[1]
+    wanted = KNOWN | {str(name).upper() for name in (ra, dec)}
+    catalog = open_catalog(path, scratch=scratch, columns=wanted)
     try:
         return SpectraTable(catalog, cut, ra, dec)
     except BaseException:

@@ -1,6 +1,7 @@
 """The tables that are written: who matches whom, and who is left out and why."""
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -31,8 +32,11 @@ class MatchedImages(NamedTuple):
         return [self.columns[f"IMAGE_{name}"] for name in ("RELEASE", "BRICKID", "OBJID")]
 
 
-def describe_images(side: ImageSide, image: IntArray) -> MatchedImages:
-    """Read ids and positions of matched images, in one pass over all of them."""
+def describe_images(side: ImageSide, root: Path, image: IntArray) -> MatchedImages:
+    """Read ids and positions of matched images, in one pass over all of them.
+
+    Files are named as seen from the folder `root`: surveys have files of one name in the north and the south.
+    """
     wanted, of_row = np.unique(image[image >= 0], return_inverse=True)
     ra, dec = np.full((2, len(wanted)), np.nan)
     ids = np.full((3, len(wanted)), -1, np.int64)
@@ -46,7 +50,8 @@ def describe_images(side: ImageSide, image: IntArray) -> MatchedImages:
             ids[:, a:b] = [np.asarray(values)[rows] for values in block.ids]
         first += n
     file, row = side.locate(wanted)
-    names = np.array([str(path.name).encode("ascii", "replace") for path in side.files] or [b""])
+    inside = [path.relative_to(root).as_posix() if root.is_dir() else path.name for path in side.files]
+    names = np.array([name.encode("ascii", "replace") for name in inside])
     values: dict[str, tuple[NDArray, float | bytes]] = {"IMAGE_RA": (ra, np.nan), "IMAGE_DEC": (dec, np.nan)}
     values |= {
         f"IMAGE_{k}": (v.astype(np.int32), -1)

@@ -1,6 +1,5 @@
 """Write what the crossmatch found: pairs first, which takes long, then the tables, each in one rename."""
 
-import hashlib
 import json
 from contextlib import closing
 from pathlib import Path
@@ -11,7 +10,7 @@ import numpy as np
 from astroclip import __version__
 from astroclip.catalog import write_table
 from astroclip.catalog.part import check_space
-from astroclip.catalog.table import fingerprint_of
+from astroclip.catalog.table import fingerprint_of, listing_of
 from astroclip.crossmatch.images import CatalogSide, ImageSide
 from astroclip.crossmatch.labels import LabelSet
 from astroclip.crossmatch.pixels import PairReader, write_pixels
@@ -88,9 +87,9 @@ def write_outputs(
     for path in (outputs.table, outputs.rejects):
         if path and path.exists() and not overwrite and not done:
             raise UsageError(f"{path}: exists already, and is not of the run to be resumed. Overwrite it")
-    if outputs.pairs and job.tree and not done:
+    if outputs.pairs and job.tree and job.side.pixels and not done:
         settings, inputs = story
-        reader = PairReader(job.targets, job.plan, job.side, job.images, job.tree, job.labels)
+        reader = PairReader(job.targets, job.plan, job.side.pixels, job.images, job.tree, job.labels)
         with closing(reader), write_pairs(
             outputs.pairs, job.plan.n_pairs, labels=job.pair_labels, split=job.settings.split,
             settings=settings, inputs=inputs, overwrite=overwrite, resume=resume,
@@ -134,27 +133,26 @@ def _describe_settings(job: Job) -> dict[str, Any]:
 
 def _describe_inputs(job: Job) -> dict[str, str]:
     """Return the checksums of inputs: of tables their SHA-256; of folders that of names, sizes and times."""
-    inputs = {Path(job.names["spectra"]).name: job.table.catalog.fingerprint["sha256"]}
+    inputs = {_name_of(job.names["spectra"]): job.table.catalog.fingerprint["sha256"]}
     for path in job.names["labels"]:
-        inputs[Path(path).name] = fingerprint_of(Path(path), str(path))["sha256"]
-    name = Path(job.names["images"]).name
-    if isinstance(job.side, CatalogSide):
+        inputs[_name_of(path)] = fingerprint_of(Path(path), str(path))["sha256"]
+    name = _name_of(job.names["images"])
+    if isinstance(job.side, CatalogSide) and Path(job.names["images"]).is_file():
         inputs[name] = fingerprint_of(job.side.files[0], name)["sha256"]
     else:
-        inputs[f"{name}: names, sizes and times of {len(job.side.files)} files"] = _listing(job.side.files)
-    if job.tree:
-        files = job.coadd_files
-        inputs[f"{job.tree.name}: names, sizes and times of {len(files)} files"] = _listing(files)
-    return inputs
+        inputs |= _listing(name, job.side.files)
+    return inputs | (_listing(_name_of(job.tree), job.coadd_files) if job.tree else {})
 
 
-def _listing(files: list[Path]) -> str:
-    """Return the SHA-256 of a list of names, sizes and times of change (ns)."""
-    sha256 = hashlib.sha256()
-    for path in files:
-        stat = path.stat() if path.is_file() else None
-        sha256.update(f"{path.name} {stat and stat.st_size} {stat and stat.st_mtime_ns}\n".encode())
-    return sha256.hexdigest()
+def _name_of(path: str | Path) -> str:
+    """Return the name of a file or folder, that of ``.`` too."""
+    name = Path(path).name
+    return Path(path).resolve().name if name in ("", "..") else name  # a link keeps its own
+
+
+def _listing(name: str, files: list[Path]) -> dict[str, str]:
+    """Return the checksum of a folder by what it is of."""
+    return {f"{name}: names, sizes and times of {len(files)} files": listing_of(files)["sha256"]}
 
 
 def _cards(job: Job) -> dict[str, Any]:

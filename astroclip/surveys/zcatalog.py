@@ -48,6 +48,7 @@ PRIMARY: dict[str, tuple[tuple[str, ...], ...]] = {
     "galaxy": (("ZCAT_PRIMARY",), ("MAIN_PRIMARY", "SV_PRIMARY")),
     "original": (("SV_PRIMARY",),),
 }
+CUT_COLUMNS = (*_COLUMN.values(), "ZCAT_PRIMARY", "MAIN_PRIMARY", "SV_PRIMARY")  # that any cut may need
 
 
 class Cut(NamedTuple):

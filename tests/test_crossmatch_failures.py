@@ -1,0 +1,162 @@
+"""Crossmatch under kills, full disks and wrong inputs: one clear error, nothing half done, one result."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import fitsio
+import h5py
+import pytest
+from astropy.table import Table
+from builders import truncate
+from matched_survey import (
+    PAIRED,
+    Survey,
+    make_survey,
+    write_catalogue,
+)
+
+from astroclip.crossmatch.build import CrossmatchReport, build_pairs
+from astroclip.crossmatch.plan import CrossmatchSettings
+from astroclip.errors import DataError, UsageError
+from astroclip.pairs import SplitSettings
+
+
+@pytest.fixture(scope="module")
+def survey(tmp_path_factory) -> Survey:
+    return make_survey(tmp_path_factory.mktemp("survey"))
+
+
+@pytest.fixture(scope="module")
+def built(survey, tmp_path_factory) -> tuple[Path, CrossmatchReport]:
+    """The survey, matched with all defaults."""
+    out = tmp_path_factory.mktemp("built") / "out"
+    return out, build_pairs(survey.catalogue, survey.images, out, rejects=out.with_name("rejects.fits"))
+
+
+def run_killed(survey: Survey, out: Path, seed: int, kills: int) -> int:
+    """Build in processes that are killed `kills` times; return how many were."""
+    script = Path(__file__).with_name("killed_crossmatch.py")
+    command = [sys.executable, str(script), survey.catalogue, survey.images, out, str(seed), str(kills)]
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=True)
+    return len(done.stdout.split())
+
+
+def contents(path: Path) -> dict[str, object]:
+    """Return all values and attributes of an HDF5 file, but for the date."""
+    found: dict[str, object] = {}
+    with h5py.File(path) as file:
+        found["/"] = {k: str(v) for k, v in file.attrs.items() if k != "created"}
+
+        def note(name: str, item: object) -> None:
+            if isinstance(item, h5py.Dataset):
+                found[name] = (item[()].tobytes(), {k: str(v) for k, v in item.attrs.items()})
+
+        file.visititems(note)
+    return found
+
+
+def test_killed_and_resumed_it_is_the_same(survey, built, tmp_path):
+    assert run_killed(survey, tmp_path / "out", seed=1, kills=8) >= 5
+    assert contents(tmp_path / "out.h5") == contents(Path(f"{built[0]}.h5"))
+    a, b = fitsio.read(tmp_path / "out.fits"), fitsio.read(f"{built[0]}.fits")
+    assert a.tobytes() == b.tobytes()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out.fits", "out.h5"]
+
+
+def test_a_run_is_resumed_with_its_own_settings_only(survey, tmp_path):
+    out = tmp_path / "out"
+    again = {"resume": True}
+    build_pairs(survey.catalogue, survey.images, out)
+    first = out.with_suffix(".h5").read_bytes()
+    out.with_suffix(".fits").unlink()  # as if killed between the two
+    build_pairs(survey.catalogue, survey.images, out, **again)
+    assert out.with_suffix(".h5").read_bytes() == first
+    assert out.with_suffix(".fits").exists()
+    for settings in (CrossmatchSettings(cut="none"), CrossmatchSettings(split=SplitSettings(seed=1))):
+        with pytest.raises(UsageError, match="other inputs or settings"):
+            build_pairs(survey.catalogue, survey.images, out, settings=settings, **again)
+    out.with_suffix(".h5").unlink()
+    with pytest.raises(UsageError, match="not of the run to be resumed"):
+        build_pairs(survey.catalogue, survey.images, out, **again)
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "said"),
+    [
+        ({"images": "nothing"}, DataError, "nothing"),
+        ({"spectra": "nothing.fits"}, DataError, "nothing.fits"),
+        ({"coadds": "nothing"}, DataError, "no such folder of coadds"),
+        ({"output": "no/folder/out"}, DataError, "there is no folder"),
+        ({"output": "taken"}, UsageError, "exists already"),
+        ({"rejects": "o.fits"}, UsageError, "is the match table"),
+        ({"rejects": "r.txt"}, UsageError, "r.txt"),
+        ({"labels": ["nothing.csv"]}, DataError, "nothing.csv"),
+        ({"labels": ["blind.fits"]}, DataError, "TARGETID or position"),
+        ({"settings": CrossmatchSettings(cut="best")}, UsageError, "no cut 'best'"),
+        ({"settings": CrossmatchSettings(cut="original")}, DataError, "SV_PRIMARY"),
+        ({"settings": CrossmatchSettings(radius_arcsec=0)}, UsageError, "radius_arcsec is 0"),
+        ({"settings": CrossmatchSettings(find="some")}, UsageError, "find is 'some'"),
+        ({"settings": CrossmatchSettings(join="outer")}, UsageError, "join is 'outer'"),
+        ({"settings": CrossmatchSettings(split=SplitSettings((1, 1, 1)))}, UsageError, "fractions"),
+        ({"settings": CrossmatchSettings(ra="RRA")}, DataError, "no column 'RRA'"),
+        ({"spectra": "blind.fits"}, DataError, "no position columns"),
+        ({"spectra": "radians.fits"}, DataError, "'rad'"),
+        ({"spectra": "plain.fits", "coadds": "."}, UsageError, "no TARGETID, SURVEY"),
+        ({"spectra": "alone.fits"}, UsageError, "--coadds"),
+        ({"spectra": "short.fits"}, DataError, "cut short"),
+        ({"images": "empty"}, DataError, "no image file"),
+    ],
+)  # fmt: skip
+def test_errors_come_before_anything_is_written(survey, tmp_path, monkeypatch, change, error, said):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty").mkdir()
+    Table({"A": [1.0]}).write("blind.fits")
+    Table({"RA": [1.0], "DEC": [2.0]}, units={"RA": "rad", "DEC": "deg"}).write("radians.fits")
+    Table({"RA": [1.0], "DEC": [2.0]}).write("plain.fits")
+    write_catalogue(tmp_path / "alone.fits", survey.columns)
+    write_catalogue(tmp_path / "short.fits", survey.columns)
+    truncate(tmp_path / "short.fits", 0.5)
+    Path("taken.h5").touch()
+    before = sorted(tmp_path.rglob("*"))
+    given = {"spectra": survey.catalogue, "images": survey.images, "output": "o"} | change
+    with pytest.raises(error, match=said):
+        build_pairs(**given)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_full_disk_is_told_first(survey, tmp_path, monkeypatch):
+    monkeypatch.setattr("astroclip.catalog.part.shutil.disk_usage", lambda path: SimpleNamespace(free=1000))
+    with pytest.raises(DataError, match="GB free"):
+        build_pairs(survey.catalogue, survey.images, tmp_path / "o")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_coadds_that_vanish_stop_the_run_and_it_goes_on(survey, tmp_path, monkeypatch):
+    from astroclip.crossmatch import pixels, write
+
+    monkeypatch.setattr(pixels, "BLOCK_PAIRS", 2)
+    tree = survey.folder / "healpix"
+    hidden = tree.with_name("hidden")
+    write_pixels = write.write_pixels
+
+    def hide(reader, writer, progress):
+        def vanish(done, total):
+            if done == 2:
+                tree.rename(hidden)
+
+        write_pixels(reader, writer, vanish)
+
+    monkeypatch.setattr(write, "write_pixels", hide)
+    try:
+        with pytest.raises(DataError, match="have gone"):
+            build_pairs(survey.catalogue, survey.images, tmp_path / "o")
+    finally:
+        hidden.rename(tree)
+    assert not (tmp_path / "o.h5").exists()
+    monkeypatch.setattr(write, "write_pixels", write_pixels)
+    report = build_pairs(survey.catalogue, survey.images, tmp_path / "o", resume=True)
+    assert report.pair_rows == len(PAIRED)
+    assert json.loads(h5py.File(tmp_path / "o.h5").attrs["settings"])["cut"] == "galaxy"

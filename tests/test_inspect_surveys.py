@@ -7,6 +7,7 @@ import h5py
 import numpy as np
 import pytest
 from builders import truncate, write_band_hdus, write_coadd, write_cube, write_redrock, write_spec
+from builders_hats import write_hats
 from builders_hdf5 import (
     write_hdf5,
     write_multimodal_images,
@@ -23,6 +24,23 @@ from astroclip.pairs import Label, write_pairs
 
 def problems_of(path) -> str:
     return "\n".join(inspect_file(path).problems)
+
+
+# --- HATS catalogues --------------------------------------------------------------------------------------
+
+
+def test_a_hats_catalogue_tells_files_columns_and_sky(tmp_path, rng):
+    columns = {"x": rng.uniform(350, 370, 90) % 360, "y": rng.uniform(-5, 5, 90), "NAME": np.full(90, "a")}
+    columns["y"][3] = np.nan
+    write_hats(tmp_path / "hats", columns, "x", "y", collection=True)
+    report = inspect_file(tmp_path / "hats")
+    assert (report.kind, report.rows, report.facts["position"]) == (Kind.HATS, 90, "x, y")
+    assert [(c.name, c.dtype) for c in report.columns][1:3] == [("y", "float64"), ("NAME", "text")]
+    assert report.facts["files"] > 1
+    assert report.facts["dec_deg"][0] == pytest.approx(np.nanmin(columns["y"]))
+    assert "1 rows" in problems_of(tmp_path / "hats")
+    next((tmp_path / "hats").glob("main/dataset/**/*.parquet")).unlink()
+    assert "files are missing" in problems_of(tmp_path / "hats")
 
 
 # --- spectra ----------------------------------------------------------------------------------------------

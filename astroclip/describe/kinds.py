@@ -4,6 +4,7 @@ from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
 
+from astroclip.catalog import is_hats
 from astroclip.describe.hdf5 import (
     describe_hdf5,
     describe_multimodal_images,
@@ -13,7 +14,7 @@ from astroclip.describe.images import describe_image, describe_images, describe_
 from astroclip.describe.pairs import describe_pairs
 from astroclip.describe.report import FileReport
 from astroclip.describe.spectra import describe_coadd, describe_coadds, describe_spec, describe_specs
-from astroclip.describe.tables import describe_catalog
+from astroclip.describe.tables import describe_catalog, describe_hats
 from astroclip.errors import DataError
 from astroclip.pairs import is_pairs
 from astroclip.schema import PairsKey
@@ -34,6 +35,7 @@ class Kind(StrEnum):
     """What a file or folder can be."""
 
     CATALOGUE = "catalogue"
+    HATS = "HATS catalogue"
     COADD = "DESI coadd"
     COADDS = "folder of DESI coadds"
     REDROCK = "Redrock redshifts"
@@ -76,8 +78,8 @@ def inspect_file(path: str | Path) -> FileReport:
 def find_kind(path: str | Path) -> Kind:
     """Return what a file or folder is, by its first bytes, HDUs and datasets; names matter for CSV alone.
 
-    A folder is what it holds, the first of: model, published pairs, Stein et al. files, DESI coadds, SDSS
-    spectra, Multimodal Universe files, FITS images.
+    A folder is what it holds, the first of: model, published pairs, HATS catalogue, Stein et al. files, DESI
+    coadds, SDSS spectra, Multimodal Universe files, FITS images.
 
     Raises
     ------
@@ -133,6 +135,8 @@ def _folder_kind(path: Path) -> Kind:
         return Kind.MODEL
     if any((path / name).is_file() for name in HUGGING_FACE_FILES):
         return Kind.PAIRS
+    if is_hats(path):
+        return Kind.HATS
     if kind := _survey_kind(path):
         return kind
     raise DataError(f"{path}: no model, and no FITS or Multimodal Universe file below it")
@@ -167,6 +171,7 @@ def _describe_model(path: Path, kind: str) -> FileReport:
 
 _DESCRIBE: dict[Kind, Callable[[Path, str], FileReport]] = {
     Kind.CATALOGUE: describe_catalog,
+    Kind.HATS: describe_hats,
     Kind.COADD: describe_coadd,
     Kind.COADDS: describe_coadds,
     Kind.REDROCK: _describe_redrock,

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from astroclip.catalog import Catalog, open_catalog
+from astroclip.catalog import Catalog, HatsCatalog, open_catalog
 from astroclip.describe.report import (
     ColumnInfo,
     FileReport,
@@ -91,6 +91,26 @@ def describe_catalog(path: Path, kind: str, hdu: str | None = None) -> FileRepor
         problems = [*([] if table.nrows else ["no rows"]), *_column_problems(table), *tally.problems(table)]
         facts = {"hdu": str(table.table), **tally.facts(), **_model_facts(table)}
         return FileReport(path, kind, table.nrows, columns, facts, problems)
+
+
+def describe_hats(path: Path, kind: str) -> FileReport:
+    """Describe a HATS catalogue, reading its positions file by file; nested columns are not listed.
+
+    Raises
+    ------
+    DataError
+        If it cannot be read.
+    """
+    hats, sky = HatsCatalog(path), SkyRange()
+    position = [name for name in hats.position if name]
+    for file in range(len(hats.files)) if len(position) == 2 else ():
+        sky.add(*hats.read(file, position).values())
+    columns = [
+        ColumnInfo(c.name, "text" if c.dtype.startswith("S") else c.dtype, c.shape, c.unit)
+        for c in hats.columns.values()
+    ]
+    facts = {"files": len(hats.files), "position": ", ".join(position), **sky.facts()}
+    return FileReport(path, kind, len(hats), columns, facts, sky.problems())
 
 
 def _describe_packed(path: Path, kind: str) -> FileReport | None:

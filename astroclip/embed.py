@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 
 from astroclip.catalog import Catalog, append_columns, merge_shards, open_catalog
+from astroclip.catalog.part import FITS_SUFFIXES, check_output
 from astroclip.embedder import Embedder, load_model
 from astroclip.errors import UsageError
 from astroclip.schema import EMBED_FLAG, IMAGE_EMBEDDING, SPECTRUM_EMBEDDING, ColumnSpec, EmbedFlag
@@ -58,6 +59,7 @@ def embed_catalog(
     shard: tuple[int | None, int | None] | None = None,
     overwrite: bool = False,
     resume: bool = False,
+    dry_run: bool = False,
     progress: Progress | None = None,
 ) -> EmbedReport:
     """Write the catalogue again with the embeddings of its galaxies.
@@ -91,6 +93,8 @@ def embed_catalog(
         `merge_embedded` puts them together.
     overwrite, resume : bool
         Replace an output; go on where a killed run stopped, with the same bytes of data in the end.
+    dry_run : bool
+        Check all that can be checked beforehand, and write nothing.
     progress : callable, optional
         Called with (rows done, rows in all).
 
@@ -106,6 +110,9 @@ def embed_catalog(
     with ExitStack() as stack:
         table = stack.enter_context(open_catalog(catalog, hdu=hdu, scratch=output.parent))
         sources = _find_sources(table, embedders[0], images, spectra, options)
+        if dry_run:
+            check_output(output.resolve(), str(output), overwrite)
+            return EmbedReport(output, 0, 0, dict.fromkeys(sources, 0), {}, time.monotonic() - begin)
         block_size = max(MIN_BLOCK, 2 * embedders[0].batch_size)
         first, last = _shard_rows(table.nrows, part, block_size)
         appender = stack.enter_context(
@@ -161,6 +168,25 @@ def merge_embedded(
     whole = _output_path(Path(catalog), output, None)
     merge_shards([_output_path(whole, whole, (i, shards)) for i in range(shards)], whole, overwrite=overwrite)
     return whole
+
+
+def missing_shards(output: Path, count: int, overwrite: bool, resume: bool) -> list[tuple[int, int]]:
+    """Return the shards (i, `count`) of an output that have to be written; with `resume`, not those there.
+
+    Raises
+    ------
+    UsageError
+        If there is nothing to write, a shard exists already, or shards of this output cannot be written.
+    """
+    if count < 1:
+        raise UsageError(f"{output}: {count} shards, expected at least 1")
+    paths = [_output_path(output, output, (i, count)) for i in range(count)]
+    missing = [i for i, path in enumerate(paths) if not (resume and path.exists())]
+    if not missing:
+        raise UsageError(f"{output}: all {count} shards are there. Put them together with --merge")
+    for i in missing:
+        check_output(paths[i].resolve(), str(paths[i]), overwrite, FITS_SUFFIXES)
+    return [(i, count) for i in missing]
 
 
 def _output_path(catalog: Path, output: str | Path | None, shard: tuple[int, int] | None) -> Path:

@@ -1,13 +1,17 @@
 """`astroclip embed`: the same table, with embedding columns."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
+from astroclip.errors import UsageError
+
 from .output import output as out
+from .slurm import SlurmRequest, submit, takes_slurm
 
 
+@takes_slurm
 def embed(
     catalog: Annotated[
         Path, typer.Argument(help="FITS, Parquet or CSV table; a DESI coadd or SDSS spec file.")
@@ -44,31 +48,65 @@ def embed(
     shard: Annotated[int | None, typer.Option(help="Write only this part of the rows, from 0.")] = None,
     shards: Annotated[int | None, typer.Option(help="Number of parts.")] = None,
     merge: Annotated[bool, typer.Option("--merge", help="Put finished shards of -o together.")] = False,
+    array: Annotated[
+        int | None, typer.Option(help="As so many jobs, and one that merges.", rich_help_panel="Slurm")
+    ] = None,
+    gpus: Annotated[int | None, typer.Option(help="Of each job.", rich_help_panel="Slurm")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the output if it exists.")] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Go on where a killed run stopped.")] = False,
+    slurm: SlurmRequest | None = None,
 ) -> None:
     """Embed the galaxies of CATALOG: the same rows, with embedding columns and a flag."""
-    from astroclip.embed import embed_catalog, merge_embedded
     from astroclip.sources import SourceOptions
 
     if merge:
-        out.result({"output": merge_embedded(catalog, output, shards, overwrite=overwrite)})
+        _merge(catalog, output, shards, overwrite)
         return
+    part = None if shard is None and shards is None else (shard, shards)
+    run = {
+        "catalog": catalog, "output": output, "model": model, "images": images, "spectra": spectra,
+        "hdu": hdu, "options": SourceOptions(max_bad, radius_arcsec, resample), "device": device,
+        "precision": precision, "batch_size": batch_size, "shard": part, "overwrite": overwrite,
+        "resume": resume,
+    }  # fmt: skip
+    if slurm:
+        _submit(slurm, run, array, gpus)
+    elif array or gpus:
+        raise UsageError(f"{'--array' if array else '--gpus'} needs --slurm")
+    else:
+        _embed(**run)
+
+
+def _embed(**run: Any) -> None:
+    """Embed a catalogue, or a part of it."""
+    from astroclip.embed import embed_catalog
+
     with out.progress("Embedding") as progress:
-        report = embed_catalog(
-            catalog,
-            output,
-            model=model,
-            images=images,
-            spectra=spectra,
-            hdu=hdu,
-            options=SourceOptions(max_bad, radius_arcsec, resample),
-            device=device,
-            precision=precision,
-            batch_size=batch_size,
-            shard=None if shard is None and shards is None else (shard, shards),
-            overwrite=overwrite,
-            resume=resume,
-            progress=progress,
-        )
+        report = embed_catalog(**run, progress=progress)
     out.result(report._asdict())
+
+
+def _merge(catalog: Path, output: Path | None, shards: int | None, overwrite: bool) -> None:
+    """Put parts together."""
+    from astroclip.embed import merge_embedded
+
+    out.result({"output": merge_embedded(catalog, output, shards, overwrite=overwrite)})
+
+
+def _submit(slurm: SlurmRequest, run: dict[str, Any], array: int | None, gpus: int | None) -> None:
+    """Embed in a job, or in an array of jobs and a last one that merges; what is wrong is said beforehand."""
+    from astroclip.embed import embed_catalog, missing_shards
+
+    if array is not None and run["shard"]:
+        raise UsageError("--array makes the shards itself: leave out --shard and --shards")
+    # the machine it is submitted from may have no GPU
+    whole = embed_catalog(**run | {"device": "cpu", "dry_run": True}).output
+    calls, then = [run], None
+    if array is not None:
+        same = {"catalog": run["catalog"], "output": whole, "overwrite": run["overwrite"]}
+        calls = [
+            {**run, "shard": shard} for shard in missing_shards(whole, array, run["overwrite"], run["resume"])
+        ]
+        then = _merge, {**same, "shards": array}
+    folder = whole.with_name(f"{whole.stem}.slurm")
+    submit(slurm, _embed, calls, folder=folder, name="astroclip-embed", gpus=gpus, then=then)

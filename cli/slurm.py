@@ -1,0 +1,127 @@
+"""The options of the commands that may run as a Slurm job, and the way into the queue."""
+
+import functools
+import inspect
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+
+import typer
+
+from astroclip.errors import UsageError
+
+from .output import output as out
+
+if TYPE_CHECKING:
+    from astroclip.launch import Launcher
+
+
+def _option(*names: str, help: str) -> Any:
+    return typer.Option(*names, help=help, rich_help_panel="Slurm")
+
+
+class SlurmRequest(NamedTuple):
+    """What was asked of Slurm: `options` of `SlurmOptions`, and what to do with the job."""
+
+    options: dict[str, Any]
+    follow: bool
+    dry_run: bool
+
+
+def _slurm_options(
+    slurm: Annotated[bool, _option("--slurm", help="Run as a job of the Slurm cluster.")] = False,
+    partition: Annotated[str | None, _option(help="Where to run.")] = None,
+    constraint: Annotated[str | None, _option(help="Features of the nodes, as a100.")] = None,
+    account: Annotated[str | None, _option(help="At whose expense.")] = None,
+    qos: Annotated[str | None, _option(help="Quality of service.")] = None,
+    time: Annotated[
+        str,
+        _option(help="Limit of one run, as 48:00:00 or 2-00:00:00; then the job goes on in a next run."),
+    ] = "24:00:00",
+    mem_per_gpu: Annotated[str | None, _option(help="Host memory, as 64G.")] = None,
+    cpus_per_task: Annotated[int | None, _option(help="Cores of each process.")] = None,
+    setup: Annotated[
+        list[str] | None, _option(help="Line of shell to run first, as 'module load python'. Repeatable.")
+    ] = None,
+    stop_before: Annotated[
+        int, _option(help="Seconds before the limit at which a run saves and stops.")
+    ] = 120,
+    follow: Annotated[bool, _option("--follow", help="Show the job's log until it ends.")] = False,
+    dry_run: Annotated[bool, _option("--dry-run", help="Print the batch script, submit nothing.")] = False,
+) -> SlurmRequest | None:
+    """Return what was asked for, or None without --slurm."""
+    options = {
+        "partition": partition, "constraint": constraint, "account": account, "qos": qos, "time": time,
+        "mem_per_gpu": mem_per_gpu, "cpus_per_task": cpus_per_task, "setup": tuple(setup or ()),
+        "stop_before": stop_before,
+    }  # fmt: skip
+    return SlurmRequest(options, follow, dry_run) if slurm else None
+
+
+def takes_slurm(command: Callable[..., None]) -> Callable[..., None]:
+    """Add the options above to a command; it gets what they say as its argument `slurm`."""
+    own = inspect.signature(command, eval_str=True)
+    added = inspect.signature(_slurm_options, eval_str=True).parameters
+
+    @functools.wraps(command)
+    def with_slurm(**values: Any) -> None:
+        said = {name: values.pop(name) for name in added}
+        changed = [name for name, parameter in added.items() if said[name] != parameter.default]
+        if changed and not said["slurm"]:
+            raise UsageError(f"--{changed[0].replace('_', '-')} needs --slurm")
+        command(**values, slurm=_slurm_options(**said))
+
+    parameters = [p for name, p in own.parameters.items() if name != "slurm"] + list(added.values())
+    with_slurm.__signature__ = own.replace(parameters=parameters)  # type: ignore[attr-defined]
+    with_slurm.__annotations__ = {p.name: p.annotation for p in parameters}
+    return with_slurm
+
+
+def submit(
+    request: SlurmRequest,
+    function: Callable[..., Any],
+    calls: Sequence[Mapping[str, Any]],
+    *,
+    folder: Path,
+    name: str,
+    nodes: int = 1,
+    gpus: int | None = None,
+    tasks_per_node: int = 1,
+    then: tuple[Callable[..., Any], Mapping[str, Any]] | None = None,
+) -> None:
+    """Submit a job, or an array of jobs and a last one after it; say their numbers; follow them if asked to.
+
+    A job that starts again makes its call with ``resume=True``. With --dry-run, print the batch scripts.
+    """
+    from astroclip.launch import Launcher, SlurmOptions, follow
+
+    options = SlurmOptions(nodes=nodes, gpus=gpus, **request.options)
+    launcher = Launcher(folder, name, options, tasks_per_node)
+    if request.dry_run:
+        _print_scripts(launcher, len(calls), then is not None)
+        return
+    jobs = launcher.submit(function, calls, {"resume": True})
+    number = jobs[0].id.partition("_")[0]
+    log = jobs[0].log
+    said = {"job": number, "log": log if len(calls) == 1 else log.with_name(f"{number}_*_0_log.out")}
+    if then:
+        jobs += launcher.following(jobs).submit(then[0], [then[1]])
+        said["then"] = jobs[-1].id
+    out.result(said)
+    if request.follow:
+        follow(jobs, _say_now)
+
+
+def _say_now(line: str) -> None:
+    out.say(line)
+    sys.stdout.flush()
+
+
+def _print_scripts(launcher: "Launcher", calls: int, then: bool) -> None:
+    """Print the batch script of a job, or of an array and of what comes after it."""
+    out.say(launcher.script(calls))
+    if then:
+        from astroclip.launch import Submitted
+
+        out.say(launcher.following([Submitted("ARRAY-JOB", launcher.folder)]).script())

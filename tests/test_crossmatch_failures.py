@@ -1,6 +1,8 @@
 """Crossmatch under kills, full disks and wrong inputs: one clear error, nothing half done, one result."""
 
 import json
+import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +12,7 @@ import fitsio
 import h5py
 import pytest
 from astropy.table import Table
-from builders import truncate
+from builders import truncate, write_cube
 from matched_survey import (
     PAIRED,
     Survey,
@@ -21,7 +23,7 @@ from matched_survey import (
 from astroclip.crossmatch.build import CrossmatchReport, build_pairs
 from astroclip.crossmatch.plan import CrossmatchSettings
 from astroclip.errors import DataError, UsageError
-from astroclip.pairs import SplitSettings
+from astroclip.pairs import SplitSettings, open_pairs
 
 
 @pytest.fixture(scope="module")
@@ -125,6 +127,58 @@ def test_errors_come_before_anything_is_written(survey, tmp_path, monkeypatch, c
     with pytest.raises(error, match=said):
         build_pairs(**given)
     assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_other_units_of_images_are_one_error(survey, tmp_path):
+    """Nobody's images become nanomaggies by being read."""
+    columns = {name: survey.stein[name] for name in ("ra", "dec", "release", "brickid", "objid")}
+    Table(columns | {"IMAGE": survey.stein["images"]}, units={"IMAGE": "Jy"}).write(tmp_path / "column.fits")
+    Table(columns, units={"dec": "rad"}).write(tmp_path / "position.fits")
+    path = survey.images / "images_npix152_000000000_000000001.h5"
+    shutil.copy(path, tmp_path)
+    with h5py.File(tmp_path / path.name, "a") as file:
+        file["images"].attrs["unit"] = "Jy"
+    write_cube(tmp_path / "cutouts" / f"{survey.columns['TARGETID'][0]}.fits", ra=None, cards={"BUNIT": "Jy"})
+    said = {
+        "column.fits": "column.fits: column 'IMAGE': image in 'Jy', expected nanomaggy",
+        "position.fits": "position.fits: column 'dec' is float64 in 'rad', expected a position in deg",
+        path.name: f"{path.name}: dataset 'images': image in 'Jy', expected nanomaggy",
+        "cutouts": ".fits: image in 'Jy', expected nanomaggy",
+    }
+    before = sorted(tmp_path.rglob("*"))
+    for name, text in said.items():
+        with pytest.raises(DataError, match=re.escape(text)):
+            build_pairs(survey.catalogue, tmp_path / name, tmp_path / "o")
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_one_cutout_in_other_units_is_one_reject(survey, tmp_path):
+    ids = survey.columns["TARGETID"]
+    write_cube(tmp_path / "cutouts" / f"{ids[0]}.fits", ra=None, cards={"BUNIT": "Jy"})
+    write_cube(tmp_path / "cutouts" / f"{ids[1]}.fits", ra=None)
+    report = build_pairs(survey.catalogue, tmp_path / "cutouts", tmp_path / "o")
+    assert report.reasons["UNREADABLE_IMAGE"] == report.reasons["PAIRED"] == 1
+    assert any("image in 'Jy'" in text for text in report.problems)
+
+
+def test_inputs_are_named_wherever_one_stands(survey, tmp_path, monkeypatch):
+    for place, coadds, images in (("healpix", ".", "../south"), ("south", "../healpix", ".")):
+        monkeypatch.chdir(survey.folder / place)
+        build_pairs(survey.catalogue, images, tmp_path / place, coadds=coadds)
+    told = []
+    for place in ("healpix", "south"):
+        with open_pairs(tmp_path / f"{place}.h5") as pairs:
+            told.append(pairs.provenance["inputs"])
+    assert told[0] == told[1]
+    assert sorted(name.split(":")[0] for name in told[0]) == ["healpix", "south", "zall.fits"]
+
+
+def test_broken_votes_are_told(survey, tmp_path):
+    """A table of votes that cannot be read is no other table."""
+    (tmp_path / "votes.csv").write_text("ra,dec,bar_strong,bar_weak,bar_no\n1.0,2.0,many,3,4\n")
+    with pytest.raises(DataError, match=r"votes\.csv: cannot read the table .*many"):
+        build_pairs(survey.catalogue, survey.images, tmp_path / "o", labels=[tmp_path / "votes.csv"])
+    assert [path.name for path in tmp_path.iterdir()] == ["votes.csv"]
 
 
 def test_full_disk_is_told_first(survey, tmp_path, monkeypatch):

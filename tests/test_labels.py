@@ -10,7 +10,7 @@ from builders_hdf5 import write_hdf5, write_provabgs
 
 from astroclip.errors import DataError
 from astroclip.schema import GALAXY_ZOO
-from astroclip.surveys.galaxyzoo import read_galaxy_zoo
+from astroclip.surveys.galaxyzoo import is_galaxy_zoo, read_galaxy_zoo
 from astroclip.surveys.provabgs import read_provabgs
 
 
@@ -154,6 +154,19 @@ def test_questions_that_are_missing(tmp_path):
     assert {n.split("_")[0] for n in labels.columns} == {"RA", "DEC", "IAUNAME", "REDSHIFT", "bar"}
     np.testing.assert_array_equal(labels.good, labels.columns["bar_total-votes"] > 0)
     assert np.flatnonzero(~labels.good).tolist() == [0, 5]
+
+
+def test_votes_are_told_by_their_header(tmp_path):
+    path = tmp_path / "votes.csv"
+    write_votes(path, make_votes(3, questions=["bar"]))
+    assert is_galaxy_zoo(path)
+    write_votes(path, [{k: v for k, v in row.items() if k != "bar_no"} for row in make_votes(3, ["bar"])])
+    assert not is_galaxy_zoo(path)
+    path.write_text('ra,dec,note\n1,2,"two\nlines"\n')
+    assert not is_galaxy_zoo(path)
+    path.write_text("")
+    with pytest.raises(DataError, match="Empty CSV"):
+        is_galaxy_zoo(path)
 
 
 def test_votes_that_cannot_be_read(tmp_path):

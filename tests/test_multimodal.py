@@ -1,5 +1,6 @@
 """Multimodal Universe files: DESI spectra and DR10 images by row, by identity and by position."""
 
+import h5py
 import numpy as np
 import pytest
 from builders import truncate
@@ -143,12 +144,31 @@ def test_variants_of_images(tmp_path):
         ({"image_scale": np.full((2, 4), 0.168)}, "0.168.* arcsec/px, expected 0.262"),
         ({"image_band": np.full((2, 4), [b"hsc-g", b"hsc-r", b"hsc-i", b"hsc-y"])}, "Expected .* g, r, z"),
         ({"image_array": np.zeros((2, 20, 20))}, "has shape"),
+        ({"image_ivar": np.ones((2, 4, 16, 16))}, r"'image_ivar' has shape \(2, 4, 16, 16\)"),
+        ({"image_ivar": np.ones((2, 3, 20, 20))}, r"'image_ivar' has shape \(2, 3, 20, 20\)"),
     ],
 )
 def test_other_images_are_refused(tmp_path, other, message):
     write_multimodal_images(tmp_path / "i.hdf5", [1, 2], **other)
     with pytest.raises(DataError, match=message):
         mmu.open_multimodal_images(tmp_path / "i.hdf5").read_images([0])
+
+
+@pytest.mark.parametrize("attribute", [{"unit": "Jy"}, {"units": b"Jy"}, {"BUNIT": "Jy"}])
+def test_other_units_are_refused(tmp_path, attribute):
+    write_multimodal_images(tmp_path / "i.hdf5", [1, 2])
+    write_multimodal_spectra(tmp_path / "s.hdf5")
+    for name, dataset, open_it, expected in (
+        ("i", "image_array", mmu.open_multimodal_images, "nanomaggy"),
+        ("s", "spectrum_flux", mmu.open_multimodal_spectra, "1e-17 erg"),
+    ):
+        with h5py.File(tmp_path / f"{name}.hdf5", "a") as file:
+            file[dataset].attrs.update(attribute)
+        with pytest.raises(DataError, match=f"dataset '{dataset}': .* in 'Jy', expected {expected}"):
+            open_it(tmp_path / f"{name}.hdf5")
+        with h5py.File(tmp_path / f"{name}.hdf5", "a") as file:
+            file[dataset].attrs[next(iter(attribute))] = {"i": "nanomaggies", "s": "1e-17 erg/s/cm2/AA"}[name]
+        assert len(open_it(tmp_path / f"{name}.hdf5")) > 1
 
 
 def test_unusable_files(spectra_folder):

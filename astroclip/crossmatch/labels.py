@@ -14,7 +14,7 @@ from astroclip.crossmatch.zones import IntArray
 from astroclip.errors import DataError
 from astroclip.pairs import Label
 from astroclip.schema import DEC_NAMES, RA_NAMES, TARGETID, ColumnSpec
-from astroclip.surveys.galaxyzoo import MATCH_RADIUS_ARCSEC, read_galaxy_zoo
+from astroclip.surveys.galaxyzoo import MATCH_RADIUS_ARCSEC, is_galaxy_zoo, read_galaxy_zoo
 from astroclip.surveys.labels import Labels
 from astroclip.surveys.provabgs import read_provabgs
 
@@ -133,11 +133,8 @@ def _read(path: Path, radius_arcsec: float) -> tuple[Labels, float]:
         raise DataError(f"{path}: cannot read it ({error.strerror})") from None
     if is_hdf5:
         return read_provabgs(path), radius_arcsec
-    if path.name.lower().removesuffix(".gz").endswith(".csv"):
-        try:
-            return read_galaxy_zoo(path), MATCH_RADIUS_ARCSEC
-        except DataError:
-            pass  # another table of positions; what is wrong with it, if anything, is told below
+    if path.name.lower().removesuffix(".gz").endswith(".csv") and is_galaxy_zoo(path):
+        return read_galaxy_zoo(path), MATCH_RADIUS_ARCSEC
     return _read_table(path), radius_arcsec
 
 

@@ -38,10 +38,8 @@ def read_galaxy_zoo(path: str | Path) -> Labels:
         If the file is not CSV or cut short, has no position, or not all answers to a single question.
     """
     path = Path(path)
-    with _reading(path):
-        names = csv.open_csv(path).schema.names
-    ra, dec = _find(names, RA_NAMES), _find(names, DEC_NAMES)
-    questions = [question for question in GALAXY_ZOO if {*_votes(question)[1:]} <= {*names}]
+    names = _read_names(path)
+    ra, dec, questions = _find(names, RA_NAMES), _find(names, DEC_NAMES), _find_questions(names)
     if not (ra and dec and questions):
         raise DataError(
             f"{path}: no columns of a position, or none of votes (found {', '.join(names[:12])} ...). "
@@ -57,6 +55,30 @@ def read_galaxy_zoo(path: str | Path) -> Labels:
     good = np.logical_or.reduce([columns[_votes(question)[0]] > 0 for question in questions])
     specs = tuple(_spec(name, values) for name, values in columns.items())
     return Labels(columns, specs, good, FACTS)
+
+
+def is_galaxy_zoo(path: str | Path) -> bool:
+    """Tell by its header whether a CSV file is a table of votes: a position, all answers to a question.
+
+    Raises
+    ------
+    DataError
+        If the file cannot be read, or has no header.
+    """
+    names = _read_names(Path(path))
+    return bool(_find(names, RA_NAMES) and _find(names, DEC_NAMES) and _find_questions(names))
+
+
+def _read_names(path: Path) -> list[str]:
+    """Return the names of the columns."""
+    options = csv.ParseOptions(newlines_in_values=True)  # the file may be anybody's
+    with _reading(path), csv.open_csv(path, parse_options=options) as reader:
+        return list(reader.schema.names)
+
+
+def _find_questions(names: list[str]) -> list[str]:
+    """Return the questions all answers to which have a column of votes."""
+    return [question for question in GALAXY_ZOO if {*_votes(question)[1:]} <= {*names}]
 
 
 def _read_columns(path: Path, names: list[str]) -> dict[str, NDArray]:

@@ -67,6 +67,12 @@ class Hdf5File:
         """Return the type of a dataset's elements."""
         return self._dataset(name).dtype
 
+    def unit(self, name: str) -> str:
+        """Return the unit that a dataset says it has, "" if it does not."""
+        found = {key.lower(): value for key, value in self._dataset(name).attrs.items()}
+        value = found.get("unit", found.get("units", found.get("bunit", "")))
+        return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
+
     def read(self, name: str, start: int = 0, stop: int | None = None) -> NDArray:
         """Return rows `start` to `stop` - 1 of a dataset, strings as bytes stripped of their padding."""
         dataset = self._dataset(name)

@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from astroclip.errors import DataError
 from astroclip.schema import BANDS, CUTOUT_SIZE, N_WAVE, PIXSCALE, desi_wave
+from astroclip.surveys.fitsfile import check_flux_unit, check_image_unit
 from astroclip.surveys.grid import ArmPixels, Spectra, combine_arms, place_on_grid, stack_spectra
 from astroclip.surveys.hdf5file import Hdf5File, find_hdf5
 from astroclip.surveys.legacysurvey import ImageMatch
@@ -220,6 +221,8 @@ def _read_index(path: Path, pixels: str) -> tuple[NDArray[np.bytes_], NDArray, N
     """Return identifiers as bytes and positions of a file that holds `pixels`, all of one length."""
     with Hdf5File(path) as h5:
         n = h5.shape(pixels)[0]
+        check = check_image_unit if pixels == IMAGE else check_flux_unit
+        check(f"{path}: dataset '{pixels}'", h5.unit(pixels))
         ids, ra, dec = (h5.read(name) for name in ("object_id", "ra", "dec"))
     for name, column in (("object_id", ids), ("ra", ra), ("dec", dec)):
         if column.shape != (n,):
@@ -263,6 +266,11 @@ def _read_stamps(h5: Hdf5File, rows: NDArray[np.int64], size: int) -> NDArray[np
             raise DataError(f"{h5.path}: images at {np.ravel(scale)} arcsec/px, expected {PIXSCALE}")
     planes = [names.index(band) for band in BANDS]
     images = h5.read_rows(IMAGE, rows)[:, planes].astype(np.float32)
+    if "image_ivar" in h5 and h5.shape("image_ivar") != shape:
+        raise DataError(
+            f"{h5.path}: dataset 'image_ivar' has shape {h5.shape('image_ivar')}, '{IMAGE}' {shape}. "
+            "Expected the same of both"
+        )
     if "image_ivar" in h5:
         images[~(h5.read_rows("image_ivar", rows)[:, planes] > 0)] = np.nan
     return centre_stamps(images, size)

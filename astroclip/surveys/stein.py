@@ -20,6 +20,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from astroclip.errors import DataError
 from astroclip.schema import BANDS, CUTOUT_SIZE, PIXSCALE
+from astroclip.surveys.fitsfile import check_image_unit
 from astroclip.surveys.hdf5file import Hdf5File, find_hdf5
 from astroclip.surveys.legacysurvey import ImageMatch, encode_targetid
 from astroclip.surveys.rowindex import RowIndex
@@ -217,6 +218,7 @@ class SteinImages:
         try:
             with Hdf5File(path) as h5:
                 n, *shape = _check_images(h5)
+                check_image_unit(f"{h5.path}: dataset '{IMAGES}'", h5.unit(IMAGES))
                 wrong = {name: h5.shape(name) for name in h5.names if h5.shape(name)[:1] != (n,)}
                 missing = [name for name in (*POSITION, *IDENTITY) if name not in h5]
         except DataError as error:

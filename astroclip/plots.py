@@ -1,11 +1,12 @@
-"""Figures: what galaxies look like, images beside their spectra. The only room that draws.
+"""Figures: what galaxies look like, images beside their spectra; losses. The only room that draws.
 
 Figures are made without pyplot: no window, no backend chosen, no setting of the caller's changed.
 Shapes: n galaxies, H W rows and columns of an image, S wavelengths.
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from itertools import cycle, product
 from pathlib import Path
 from typing import NamedTuple
 
@@ -31,6 +32,7 @@ IMAGES_A_ROW = 4
 MISSING = 0.5  # grey of pixels without a measurement
 # Okabe & Ito 2008, told apart by the colour-blind; line styles tell the same
 EMISSION, ABSORPTION, RAW, SMOOTH, ERROR = "#D55E00", "#0072B2", "#BDBDBD", "#000000", "#56B4E9"
+LOSSES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000")  # Okabe & Ito too
 
 
 class Line(NamedTuple):
@@ -315,3 +317,42 @@ def _finish_columns(spectra: list[Axes]) -> None:
         frameon=False, fontsize=7.5, handlelength=1.5,
     )  # fmt: skip
     spectra[-1].set_xlabel("observed wavelength (vacuum)  [Å]", fontsize=9)
+
+
+def plot_losses(rows: Sequence[Mapping[str, float]], path: str | Path, *, overwrite: bool = False) -> None:
+    """Draw how the losses of a training fell with its steps, into a PNG or PDF file.
+
+    Every metric whose name ends in ``loss`` is a line: that of training as it is, that of validation with a
+    circle at each value, the best one ringed. The axis of losses is logarithmic if all are positive.
+
+    Parameters
+    ----------
+    rows
+        Metrics of steps, each with a `step`; as from `astroclip.training.record.read_metrics`.
+
+    Raises
+    ------
+    UsageError, DataError
+        As `plot_pairs`.
+    """
+    check_figure(path, overwrite)
+    figure = Figure((6.4, 4.0), layout="constrained")
+    axes = figure.subplots()
+    names = sorted({name for row in rows for name in row if name.endswith("loss")})
+    lines = {name: [(row["step"], row[name]) for row in rows if name in row] for name in names}
+    for name, style in zip(names, cycle(product(("-", "--", ":"), LOSSES)), strict=False):
+        steps, losses = zip(*lines[name], strict=True)
+        validates = name.startswith("val")
+        marker, width = ("o", 1.4) if validates else (None, 0.9)
+        axes.plot(steps, losses, style[0], color=style[1], lw=width, marker=marker, ms=3, label=name)
+        if validates:
+            best = int(np.argmin(losses))
+            axes.plot(steps[best], losses[best], "o", color=style[1], ms=9, mfc="none", mew=1.4)
+    if names and min(loss for line in lines.values() for _, loss in line) > 0:
+        axes.set_yscale("log")
+    axes.set_xlabel("step (updates of the weights)")
+    axes.set_ylabel("loss")
+    axes.tick_params(which="both", direction="in", top=True, right=True)
+    if names:
+        axes.legend(frameon=False)
+    write_figure(figure, path)

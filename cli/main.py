@@ -9,7 +9,7 @@ import typer
 from astroclip import __version__
 from astroclip.errors import AstroclipError
 
-from . import crossmatch, embed, inspect, mock, models, predict
+from . import crossmatch, embed, inspect, mock, models, predict, train
 from .output import output
 
 app = typer.Typer(
@@ -23,6 +23,7 @@ app.command("crossmatch")(crossmatch.crossmatch)
 app.command("embed")(embed.embed)
 app.command("inspect")(inspect.inspect)
 app.command("mock")(mock.mock)
+app.command("train")(train.train)
 app.add_typer(predict.app, name="predict", help="Estimate redshifts from embeddings (or any vector column).")
 app.add_typer(models.app, name="models", help="List, make, fetch, convert and describe models.")
 
@@ -56,15 +57,26 @@ def _hoist(argv: list[str]) -> list[str]:
     return front + [a for a in argv[:cut] if a not in GLOBAL_FLAGS] + argv[cut:]
 
 
-def main() -> None:
+def main(words: list[str] | None = None) -> None:
     """Run the program and exit: 0 ok, 1 bug, 2 usage, 3 data, 4 config, 5 checkpoint, 130 interrupted."""
     try:
-        app(_hoist(sys.argv[1:]), prog_name="astroclip")
+        app(_hoist(sys.argv[1:] if words is None else words), prog_name="astroclip")
     except AstroclipError as error:
         output.error(str(error))
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         sys.exit(130)
+
+
+def image_trainer() -> None:
+    """Run ``astroclip train image`` under the name it has in the published code."""
+    main(["train", "image", *sys.argv[1:]])
+
+
+def spectrum_trainer() -> None:
+    """Run ``astroclip train spectrum`` under the name it has in the published code, with or without fit."""
+    words = sys.argv[1:]
+    main(["train", "spectrum", *(words[1:] if words[:1] == ["fit"] else words)])
 
 
 if __name__ == "__main__":

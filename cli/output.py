@@ -60,11 +60,11 @@ class Output:
         sys.stderr.write(json.dumps({"error": text}) + "\n" if self.json else f"Error: {text}\n")
 
     @contextmanager
-    def progress(self, label: str) -> Iterator[Callable[[int, int], None] | None]:
-        """Yield ``report(done, total)``; once the work has lasted 2 s, a bar on stderr shows it.
+    def progress(self, label: str) -> Iterator[Callable[..., None] | None]:
+        """Yield ``report(done, total, note)``; once the work has lasted 2 s, a bar on stderr shows it.
 
-        Yields None where nobody is watching (stderr is not a terminal, ``--quiet``, ``--json``). Work that
-        never reports shows that it goes on.
+        A `note` stands where the rate would. Yields None where nobody is watching (stderr is not a terminal,
+        ``--quiet``, ``--json``). Work that never reports shows that it goes on.
         """
         if self._silent or not sys.stderr.isatty():
             yield None
@@ -87,8 +87,8 @@ class Output:
         timer.daemon = True
         timer.start()
 
-        def report(done: int, total: int) -> None:
-            rate = f"{done / max(time.monotonic() - begin, 1e-9):.1f}/s"
+        def report(done: int, total: int, note: str = "") -> None:
+            rate = note or f"{done / max(time.monotonic() - begin, 1e-9):.1f}/s"
             bar.update(task, completed=done, total=total, rate=rate)
 
         try:

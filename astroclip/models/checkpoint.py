@@ -60,7 +60,7 @@ def save_model(
     """
     directory = Path(directory)
     _check_free(directory, overwrite)
-    card = card or make_card(config, _count_parts(model.state_dict()), "", "")
+    card = card or make_card(config, count_parts(model.state_dict()), "", "")
     try:
         directory.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".partial-", dir=directory) as beside:
@@ -172,7 +172,7 @@ def convert_checkpoint(
         model,
         config,
         directory,
-        make_card(config, _count_parts(tensors), source or path.name, notes),
+        make_card(config, count_parts(tensors), source or path.name, notes),
         overwrite=overwrite,
     )
     return config
@@ -199,7 +199,7 @@ def init_model(
     config = read_model_config(preset, overrides)
     model = build_model(config, seed)
     notes = f"**Untrained**: random weights of seed {seed}. Its embeddings mean nothing before training."
-    card = make_card(config, _count_parts(model.state_dict()), f"untrained, seed {seed}", notes)
+    card = make_card(config, count_parts(model.state_dict()), f"untrained, seed {seed}", notes)
     save_model(model, config, directory, card, overwrite=overwrite)
     return config
 
@@ -263,7 +263,7 @@ def _separate(state: dict[str, Tensor]) -> dict[str, Tensor]:
     return separate
 
 
-def _count_parts(state: dict[str, Tensor]) -> Counter[str]:
+def count_parts(state: dict[str, Tensor]) -> Counter[str]:
     """Count the parameters of each part: ``image_encoder.backbone``, ``image_encoder.mlp`` ..."""
     parts: Counter[str] = Counter()
     for name, tensor in state.items():

@@ -92,7 +92,7 @@ class Record(Callback):
 
     def __init__(self, run: Path, settings: RunSettings, batch_size: int, progress: Progress | None) -> None:
         self._run, self._settings, self._batch_size, self._progress = run, settings, batch_size, progress
-        self._rate, self._note = 0.0, ""
+        self._rate, self._losses = 0.0, ""
         self.galaxies_per_s = 0.0
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -123,13 +123,10 @@ class Record(Callback):
             means = {name: float(trainer.strategy.reduce(values[name])) for name in sorted(values)}
             rates = {"learning_rate": self._rate, "galaxies_per_s": self.galaxies_per_s}
             self._add(trainer, means | rates)
-            left = (self._settings.steps - step) * self._galaxies / self.galaxies_per_s
-            ends = datetime.now().astimezone() + timedelta(seconds=left)
-            losses = ", ".join(f"{name} {value:.4g}" for name, value in means.items())
-            self._note = f"step {step}: {losses}, ends {ends:%a %H:%M}"
-            _log.info("%s, %.4g galaxies/s", self._note, self.galaxies_per_s)
-        if self._progress is not None:
-            self._progress(step * self._galaxies, self._settings.steps * self._galaxies, self._note)
+            self._losses = ", ".join(f"{name} {value:.4g}" for name, value in means.items())
+            _log.info("step %d: %s", step, self._tell(step))
+        if self._progress is not None and trainer.is_global_zero:
+            self._progress(step * self._galaxies, self._settings.steps * self._galaxies, self._tell(step))
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Record what the validation found."""
@@ -143,6 +140,12 @@ class Record(Callback):
             self._board.close()
             if self._wandb is not None:
                 self._wandb.finish()
+
+    def _tell(self, step: int) -> str:
+        """Return the last losses, throughput and estimated end in words."""
+        seconds = (self._settings.steps - step) * self._galaxies / self.galaxies_per_s
+        end = datetime.now().astimezone() + timedelta(seconds=seconds)
+        return f"{self._losses}, {self.galaxies_per_s:.4g} galaxies/s, ends {end:%a %H:%M}".lstrip(", ")
 
     def _add(self, trainer: Trainer, values: Row) -> None:
         if not trainer.is_global_zero:

@@ -1,0 +1,260 @@
+"""Train: settings and galaxies in, a run out, which is a model directory that `astroclip embed` takes."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from lightning import Callback, LightningDataModule, LightningModule, Trainer
+from torch.utils.data import DataLoader
+
+from astroclip.config import ModelConfig
+from astroclip.errors import CheckpointError, DataError
+from astroclip.models.clip import AstroCLIP
+from astroclip.schema import PairsKey, Split
+from astroclip.training.callbacks import Checkpoints, NanGuard, StepSeed
+from astroclip.training.data import make_loader
+from astroclip.training.devices import BLOCKS, Place, check_place, find_place, make_trainer, quiet
+from astroclip.training.galaxies import Batch, Galaxies
+from astroclip.training.record import Progress, Record
+from astroclip.training.run import Run, RunData, find_run, resumed_settings
+from astroclip.training.settings import ClipTraining, SpectrumTraining, find_encoders, read_training
+
+if TYPE_CHECKING:
+    from astroclip.training.clip import ClipModule
+    from astroclip.training.image import ImageModule
+    from astroclip.training.spectrum import SpectrumModule
+
+
+class TrainReport(NamedTuple):
+    """How a run ended: `outcome` is ``finished`` or ``stopped early``.
+
+    The model is of `model_step`, the step with the best validation; `val_loss` is its loss there, None
+    without a validation.
+    """
+
+    output: Path
+    outcome: str
+    steps: int
+    model_step: int
+    val_loss: float | None
+    galaxies_per_s: float
+
+
+def train(
+    kind: str,
+    data: str | Path,
+    run: str | Path,
+    config: str | Path | None = None,
+    overrides: Sequence[str] = (),
+    *,
+    gpus: int | None = None,
+    nodes: int = 1,
+    resume: bool = False,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+) -> TrainReport:
+    """Train an encoder or the alignment of two.
+
+    Interrupted by SIGTERM, SIGINT, SIGUSR1 or SIGUSR2 it saves and raises `StoppedError`. A run that is
+    resumed makes the same steps as one that was never interrupted: on a CPU, and where the device computes
+    repeatably, bit by bit. The galaxies of the test part are never used.
+
+    Parameters
+    ----------
+    kind
+        ``spectrum``, ``image`` or ``clip``.
+    data
+        See `astroclip.training.galaxies.Galaxies`.
+    run
+        The folder to make; see `astroclip.training.run`.
+    config, overrides
+        See `astroclip.training.settings.read_training`. A run that is resumed has its settings already;
+        those given must be the same, `astroclip.training.run.FREE` ones apart.
+    gpus
+        GPUs of each node; default: all; 0: use the CPU. Inside ``srun`` or ``torchrun``: one process each.
+    nodes
+        Number of nodes; inside ``srun`` or ``torchrun`` they say.
+    resume
+        Go on with the run, if it was begun.
+    overwrite
+        Begin again a run that is there.
+    progress
+        Called with the galaxies done, those in all, and a text.
+
+    Returns
+    -------
+    TrainReport
+        On every rank.
+
+    Raises
+    ------
+    ConfigError, CheckpointError, DataError, UsageError
+        If settings, models, data or the folder do not allow it, before anything is written; a `ConfigError`
+        too, if the loss is not finite.
+    StoppedError
+        If a signal stopped it.
+    """
+    folder = Path(run)
+    earlier = find_run(folder, kind, resume, overwrite)
+    if earlier is not None and config is None:
+        settings = resumed_settings(earlier, tuple(overrides), folder)
+    else:
+        settings = read_training(kind, config, tuple(overrides))
+    if isinstance(settings, ClipTraining):
+        settings = find_encoders(settings)
+    place = find_place(gpus, nodes)
+    check_place(settings.run, place)
+    source = Galaxies(data)
+    rows = [int((source.split == part).sum()) for part in (Split.TRAIN, Split.VALIDATION)]
+    the_run = Run(folder, kind, settings, RunData(str(data), *rows), place.devices * place.nodes)
+    if earlier is not None:
+        the_run.check_same(earlier)
+    with quiet():
+        return _fit(the_run, source, place, overwrite, progress)
+
+
+def _fit(run: Run, source: Galaxies, place: Place, overwrite: bool, progress: Progress | None) -> TrainReport:
+    """Train, then write the model."""
+    settings = run.settings
+    module = make_module(run)
+    last = None if overwrite else run.last
+    step = 0 if last is None else int(_read_checkpoint(last)["global_step"])
+    loaders = _Loaders(run, source, module.columns, first_batch=step * settings.run.accumulate)
+    loaders.check()
+    kept = Checkpoints(run.checkpoints, settings.run, validates=run.data.validation_rows > 0)
+    record = Record(run.folder, settings.run, settings.data.batch_size, progress)
+    watch = [_Begin(run, overwrite), StepSeed(settings.run.seed), NanGuard(run.checkpoints), record, kept]
+    if settings.run.compile:
+        for block in (part for part in module.modules() if isinstance(part, BLOCKS)):
+            block.compile()
+    trainer = make_trainer(run.settings, run.folder, place, watch, validates=run.data.validation_rows > 0)
+    trainer.fit(module, datamodule=loaders, ckpt_path=last, weights_only=True)
+    source.close()
+    steps = trainer.global_step
+    outcome = "finished" if steps >= settings.run.steps else "stopped early"
+    if trainer.is_global_zero:
+        run.finish(*_load_result(run), outcome)
+    trainer.strategy.barrier()
+    validated = kept.best_step > 0
+    return TrainReport(
+        output=run.folder,
+        outcome=outcome,
+        steps=steps,
+        model_step=kept.best_step if validated else steps,
+        val_loss=kept.best_loss if validated else None,
+        galaxies_per_s=record.galaxies_per_s,
+    )
+
+
+class _Begin(Callback):
+    """Makes the run's folder when all ranks are there and nothing can be wrong any more."""
+
+    def __init__(self, run: Run, overwrite: bool) -> None:
+        self._run, self._overwrite = run, overwrite
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Make it; the other ranks wait."""
+        if trainer.is_global_zero:
+            self._run.begin(self._overwrite)
+
+
+class _Loaders(LightningDataModule):
+    """Makes the loaders of a rank when the ranks know each other."""
+
+    def __init__(self, run: Run, source: Galaxies, columns: Sequence[str], first_batch: int) -> None:
+        super().__init__()
+        self._run, self._source, self._columns, self._first = run, source, columns, first_batch
+
+    def check(self) -> None:
+        """Raise what is wrong with the data."""
+        data, settings = self._run.data, self._run.settings
+        if not data.training_rows:
+            raise DataError(
+                f"{data.path}: no galaxy to train with, all are in other parts (SPLIT). Expected a file made "
+                "by astroclip crossmatch, or images with positions"
+            )
+        weighted = isinstance(settings, SpectrumTraining) and settings.loss == "ivar"
+        if weighted and PairsKey.IVAR not in self._source.columns:
+            raise DataError(f"{data.path}: has no 'ivar', which loss=ivar needs; use loss=mse")
+        self._training(0, self._run.devices)
+        if data.validation_rows:
+            self._validation(0, self._run.devices)
+
+    def train_dataloader(self) -> DataLoader[Batch]:
+        """Return endless batches."""
+        return self._training(*self._rank())
+
+    def val_dataloader(self) -> DataLoader[Batch] | list[DataLoader[Batch]]:
+        """Return the batches of the validation part, if there is one."""
+        if not self._run.data.validation_rows:
+            return []
+        return self._validation(*self._rank())
+
+    def _rank(self) -> tuple[int, int]:
+        """Return the rank and the number of ranks."""
+        if self.trainer is None:
+            raise TypeError("the loaders of a rank are made by a trainer")
+        return self.trainer.global_rank, self.trainer.world_size
+
+    def _training(self, rank: int, world: int) -> DataLoader[Batch]:
+        data, seed = self._run.settings.data, self._run.settings.run.seed
+        return make_loader(
+            self._source,
+            self._columns,
+            Split.TRAIN,
+            data.batch_size,
+            run_rows=data.run_rows,
+            seed=seed,
+            rank=rank,
+            world=world,
+            start_batch=self._first,
+            workers=data.workers,
+        )
+
+    def _validation(self, rank: int, world: int) -> DataLoader[Batch]:
+        data, limit = self._run.settings.data, self._run.settings.run.val_batches
+        return make_loader(
+            self._source,
+            self._columns,
+            Split.VALIDATION,
+            data.batch_size,
+            rank=rank,
+            world=world,
+            workers=data.workers,
+            limit=limit,
+        )
+
+
+def make_module(run: Run) -> "SpectrumModule | ClipModule | ImageModule":
+    """Return the module of a kind of training, with the weights that it starts from."""
+    settings = run.settings
+    if isinstance(settings, SpectrumTraining):
+        from astroclip.training.spectrum import SpectrumModule
+
+        return SpectrumModule(settings)
+    if isinstance(settings, ClipTraining):
+        from astroclip.training.clip import ClipModule
+
+        return ClipModule(settings)
+    from astroclip.training.image import ImageModule
+
+    return ImageModule(settings)
+
+
+def _load_result(run: Run) -> tuple[ModelConfig, AstroCLIP]:
+    """Return the model of the chosen checkpoint, on the CPU."""
+    module = make_module(run)
+    module.load_state_dict(_read_checkpoint(run.chosen)["state_dict"])
+    config, model = module.trained_model()
+    return config, model.eval()
+
+
+def _read_checkpoint(path: Path) -> dict[str, Any]:
+    """Return a checkpoint; nothing in it is executed."""
+    try:
+        checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except (OSError, RuntimeError, UnpicklingError) as error:
+        raise CheckpointError(f"{path}: damaged ({error}); begin again with --overwrite") from None
+    return checkpoint

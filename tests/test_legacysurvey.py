@@ -1,25 +1,20 @@
-"""Legacy Survey images: real cut-outs, every layout, stamps, and finding the image of a row."""
+"""Legacy Survey images: real cut-outs, every layout, what is missing and what is refused."""
 
 import gzip
 
 import numpy as np
 import pytest
-from astropy.coordinates import SkyCoord
 from astropy.io import fits
 from builders import (
-    PIXEL_DEG,
     make_image,
     truncate,
     write_band_hdus,
     write_brick,
     write_cube,
 )
-from hypothesis import example, given, settings
-from hypothesis import strategies as st
 
 from astroclip.errors import DataError
 from astroclip.surveys import legacysurvey as ls
-from astroclip.surveys import sky
 
 DR9 = "cutout_59.1067_-30.4848.fits"
 DR5 = "dr5-nsa-cutout-162.fits"
@@ -42,45 +37,6 @@ def test_real_dr5_cutout(survey_data):
     np.testing.assert_array_equal(cutout.image, fits.getdata(path))
     assert cutout.invvar is None
     assert (cutout.ra, cutout.dec) == pytest.approx((0.00436690011903631, 0.541320833484327), abs=1e-12)
-
-
-def test_real_stamps_of_bright_galaxies(survey_data):
-    """The two bright galaxies of the DR9 field: stamps at their peaks are hand-cut slices."""
-    path = survey_data / "legacysurvey" / DR9
-    cutout = ls.read_cutout(path)
-    first = np.unravel_index(cutout.image[1].argmax(), (256, 256))
-    rest = cutout.image[1].copy()
-    rest[max(first[0] - 30, 0) : first[0] + 30, max(first[1] - 30, 0) : first[1] + 30] = -1
-    second = np.unravel_index(rest.argmax(), (256, 256))
-    y, x = np.array([first, second]).T
-    ra, dec = cutout.wcs.all_pix2world(x, y, 0)
-    for source in (cutout, path, str(path)):
-        images, inside = ls.cut_stamps(source, ra, dec, 64)
-        assert inside.all()
-        for k in range(2):
-            # an even stamp cannot be centred on a pixel: either neighbour of the half-way mark will do
-            best = [
-                np.array_equal(
-                    images[k], cut(cutout.image, y[k] - 32 + dy, x[k] - 32 + dx, 64), equal_nan=True
-                )
-                for dy in (0, 1)
-                for dx in (0, 1)
-            ]
-            assert any(best)
-    images, _ = ls.cut_stamps(path, ra, dec, 65)
-    for k in range(2):
-        np.testing.assert_array_equal(images[k], cut(cutout.image, y[k] - 32, x[k] - 32, 65))
-        assert np.nanargmax(images[k, 1]) == 32 * 65 + 32
-
-
-def cut(image, y0, x0, size):
-    """Cut by hand, pixel by pixel."""
-    stamp = np.full((3, size, size), np.nan, np.float32)
-    for i in range(size):
-        for j in range(size):
-            if 0 <= y0 + i < image.shape[1] and 0 <= x0 + j < image.shape[2]:
-                stamp[:, i, j] = image[:, y0 + i, x0 + j]
-    return stamp
 
 
 @pytest.mark.parametrize("bands", ["grz", "griz", "zrg", "ugrizY"])
@@ -252,225 +208,3 @@ def test_truncated_images(tmp_path, fraction):
         truncate(tmp_path / "c.fits", fraction)
         with pytest.raises(DataError, match=r"c\.fits"):
             ls.read_cutout(tmp_path / "c.fits")
-
-
-@pytest.mark.parametrize("rotation", [0.0, 30.0, 90.0, 200.0])
-@pytest.mark.parametrize("pixscale", [0.262, 0.5])
-def test_pixel_scale(tmp_path, rotation, pixscale):
-    write_cube(tmp_path / "c.fits", rotation_deg=rotation, pixel_deg=pixscale / 3600)
-    assert ls.read_cutout(tmp_path / "c.fits").pixscale == pytest.approx(pixscale, rel=1e-6)
-
-
-def test_pixel_scale_from_cdelt_and_none(tmp_path):
-    header = fits.Header(
-        {"CTYPE1": "RA---TAN", "CTYPE2": "DEC--TAN", "CRVAL1": 10.0, "CRVAL2": 0.0, "CRPIX1": 5.0,
-         "CRPIX2": 5.0, "CDELT1": -PIXEL_DEG, "CDELT2": PIXEL_DEG, "PC1_1": 0.6, "PC1_2": -0.8, "PC2_1": 0.8,
-         "PC2_2": 0.6, "RADECSYS": "FK5", "EQUINOX": 2000.0}
-    )  # fmt: skip
-    fits.PrimaryHDU(make_image(3, (9, 9)), header).writeto(tmp_path / "c.fits")
-    assert ls.read_cutout(tmp_path / "c.fits").pixscale == pytest.approx(0.262, rel=1e-6)
-    write_cube(tmp_path / "n.fits", ra=None)
-    cutout = ls.read_cutout(tmp_path / "n.fits")
-    assert cutout.pixscale is None
-    assert np.isnan([cutout.ra, cutout.dec]).all()
-    for source in (cutout, tmp_path / "n.fits"):
-        with pytest.raises(DataError, match="no celestial WCS"):
-            ls.cut_stamps(source, [1.0], [2.0])
-
-
-def test_stamp_at_the_centre_is_the_cutout(tmp_path):
-    for size in (152, 151):
-        pixels = write_cube(tmp_path / "c.fits", shape=(size, size))
-        images, inside = ls.cut_stamps(tmp_path / "c.fits", [10.0, 10.0], [-5.0, -5.0 + 1e-9], size)
-        assert inside.all()
-        for image in images:
-            np.testing.assert_array_equal(image, pixels)
-
-
-def test_smaller_stamp_is_the_centre_of_a_larger_one(tmp_path):
-    write_cube(tmp_path / "c.fits", shape=(300, 300))
-    ra, dec = np.random.default_rng(3).uniform([[9.995], [-5.005]], [[10.005], [-4.995]], (2, 20))
-    large, _ = ls.cut_stamps(tmp_path / "c.fits", ra, dec, 152)
-    small, _ = ls.cut_stamps(tmp_path / "c.fits", ra, dec, 144)
-    np.testing.assert_array_equal(small, large[:, :, 4:148, 4:148])
-
-
-positions = st.tuples(st.floats(-80, 80), st.floats(-80, 80))
-
-
-@settings(max_examples=60, deadline=None)
-@given(
-    st.sampled_from(
-        [(10.0, -5.0), (0.0, 0.0), (359.9999, 60.0), (123.0, 89.999), (0.0, 90.0), (50.0, -90.0)]
-    ),
-    st.sampled_from([0.0, 37.0]),
-    positions,
-    st.integers(1, 40),
-)
-@example((0.0, 0.0), 0.0, (-0.5, 19.5), 7)
-def test_stamps_hold_the_nearest_pixel(tmp_path_factory, centre, rotation, offset, size):
-    """Wherever the image lies on the sky: a stamp is the hand-cut slice nearest to the position."""
-    path = tmp_path_factory.getbasetemp() / f"property-{centre[0]}-{centre[1]}-{rotation}.fits"
-    if not path.exists():
-        write_cube(path, ra=centre[0], dec=centre[1], shape=(60, 50), rotation_deg=rotation)
-    cutout = ls.read_cutout(path)
-    x, y = 24.5 + offset[0], 29.5 + offset[1]
-    ra, dec = cutout.wcs.all_pix2world([x], [y], 0)
-    images, inside = ls.cut_stamps(cutout, ra, dec, size)
-    starts = []
-    for position in (x, y):
-        start = position - (size - 1) / 2
-        starts.append(
-            {int(np.floor(start + 0.5 + nudge)) for nudge in (-1e-4, 1e-4)}
-        )  # ties may fall either way
-    stamps = [cut(cutout.image, y0, x0, size) for y0 in starts[1] for x0 in starts[0]]
-    assert any(np.array_equal(images[0], stamp, equal_nan=True) for stamp in stamps)
-    assert inside[0] == np.isfinite(images[0]).any()
-
-
-def test_stamps_off_the_image(tmp_path):
-    write_cube(tmp_path / "c.fits")
-    ra, dec = [190.0, 10.0, np.nan, 10.0, 10.0], [5.0, -4.0, 0.0, np.nan, -5.0]
-    images, inside = ls.cut_stamps(tmp_path / "c.fits", ra, dec, 20)
-    assert list(inside) == [False, False, False, False, True]
-    assert np.isnan(images[:4]).all()
-    assert ls.cut_stamps(tmp_path / "c.fits", [], [])[0].shape == (0, 3, 152, 152)
-
-
-def test_folder_by_name(tmp_path):
-    names = [
-        "39627.fits",
-        "cutout_17.fits",
-        "a/ls_9010-5-6.fits.gz",
-        "b/17.fits",
-        "plain.fits",
-        "cut_12.5.fits",
-    ]
-    for k, name in enumerate(names):
-        write_cube(tmp_path / name.removesuffix(".gz"), ra=10.0 + k, seed=k, shape=(20, 20))
-    packed = tmp_path / "a" / "ls_9010-5-6.fits"
-    (tmp_path / names[2]).write_bytes(gzip.compress(packed.read_bytes()))
-    packed.unlink()
-    images = ls.open_images(tmp_path)
-    ids = dict(zip([p.name for p in images.files], images.ids, strict=True))
-    assert ids == {
-        "39627.fits": "39627", "cutout_17.fits": "17", "ls_9010-5-6.fits.gz": "9010-5-6", "17.fits": "17",
-        "plain.fits": "", "cut_12.5.fits": "",
-    }  # fmt: skip
-    nowhere = np.full(4, np.nan)
-    match = images.match([17, 39627, 5, 0], nowhere, nowhere)
-    assert [images.files[i].name if i >= 0 else "" for i in match.file] == ["17.fits", "39627.fits", "", ""]
-    assert list(match.how) == [ls.How.ID, ls.How.ID, ls.How.NONE, ls.How.NONE]
-    assert list(match.ambiguous) == [True, False, False, False]
-    kinds = [["1", "2", "", "39627"], ["9010-5-6", "", "", "17"]]
-    match = images.match(kinds, nowhere, nowhere)
-    assert [images.files[i].name if i >= 0 else "" for i in match.file] == [
-        "ls_9010-5-6.fits.gz",
-        "",
-        "",
-        "39627.fits",
-    ]
-    stamp = images.read(match.file[0], np.nan, np.nan, 20)
-    np.testing.assert_array_equal(stamp, make_image(3, (20, 20), seed=2))
-
-
-def test_folder_by_position(tmp_path):
-    for k, (ra, dec) in enumerate([(0.0, 0.0), (120.0, 89.99999), (0.00015, 0.0)]):
-        write_cube(tmp_path / f"cut{k}.fits", ra=ra, dec=dec, seed=k)
-    write_cube(tmp_path / "mosaic.fits", ra=0.01, dec=0.0, shape=(600, 700), seed=9)
-    images = ls.open_images(tmp_path)
-    ra = [359.99999, 300.0, 0.015, 180.0, np.nan, 0.003]
-    dec = [0.0, 89.99999, 0.01, 0.0, 0.0, 0.0]
-    match = images.match(None, ra, dec)
-    names = [images.files[i].name if i >= 0 else "" for i in match.file]
-    assert names == ["cut0.fits", "cut1.fits", "mosaic.fits", "", "", "mosaic.fits"]
-    how = [ls.How.CENTRE, ls.How.CENTRE, ls.How.FOOTPRINT, ls.How.NONE, ls.How.NONE, ls.How.FOOTPRINT]
-    assert list(match.how) == how
-    assert list(match.ambiguous) == [True, False, False, False, False, True]
-    stamp = images.read(match.file[2], ra[2], dec[2], 31)
-    images.close()
-    np.testing.assert_array_equal(stamp, ls.cut_stamps(images.files[match.file[2]], ra[2], dec[2], 31)[0][0])
-    assert np.isfinite(stamp).all()
-
-
-def test_stamp_at_an_edge_is_padded(tmp_path):
-    write_cube(tmp_path / "1.fits", shape=(40, 40))
-    images = ls.open_images(tmp_path / "1.fits")
-    stamp = images.read(0, 10.0, -5.0, 60)
-    np.testing.assert_array_equal(stamp[:, 10:50, 10:50], make_image(3, (40, 40)))
-    assert np.isnan(stamp).sum() == 3 * (60**2 - 40**2)
-
-
-def test_folder_with_bad_files(tmp_path, survey_data):
-    write_cube(tmp_path / "1.fits")
-    write_cube(tmp_path / "2.fits", seed=1, ra=20.0)
-    truncate(tmp_path / "2.fits", 0.5)
-    (tmp_path / "3.fits").write_bytes(b"")
-    write_cube(tmp_path / "4.fits", bands="gr")
-    images = ls.open_images(tmp_path)
-    assert [path.name for path, _ in images.unreadable] == ["3.fits", "4.fits"]
-    assert list(images.shape[:, 0]) == [152, 152, 0, 0]
-    match = images.match([1, 2, 3, 4, 5], [10.0, 20.0, 30.0, 40.0, 20.0], [-5.0] * 5)
-    assert list(match.file) == [0, 1, 2, 3, 1]
-    assert np.isfinite(images.read(0, 10.0, -5.0)).all()
-    for i in (1, 2, 3):
-        with pytest.raises(DataError, match=rf"{i + 1}\.fits"):
-            images.read(i, 10.0, -5.0)
-    assert np.isfinite(images.read(0, 10.0, -5.0)).all()
-    with pytest.raises(DataError, match="no such"):
-        ls.open_images(tmp_path / "nowhere")
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(DataError, match="no image file"):
-        ls.open_images(tmp_path / "empty")
-    real = ls.open_images(survey_data / "legacysurvey")
-    assert [path.name for path in real.files if path not in dict(real.unreadable)] == [DR9, DR5]
-
-
-def test_integer_ids_keep_all_digits(tmp_path):
-    write_cube(tmp_path / "39627866878514741.fits", shape=(10, 10))
-    images = ls.open_images(tmp_path)
-    match = images.match(np.array([39627866878514741, 39627866878514740]), [np.nan] * 2, [np.nan] * 2)
-    assert list(match.file) == [0, -1]
-
-
-points = st.lists(
-    st.tuples(
-        st.sampled_from([0.0, 1e-4, 359.9999, 180.0, 90.0]) | st.floats(0, 360),
-        st.sampled_from([90.0, 89.9999, -90.0, -89.9999, 0.0, 1e-4]) | st.floats(-90, 90),
-    ),
-    min_size=1,
-    max_size=8,
-)
-
-
-@settings(max_examples=150, deadline=None)
-@given(points, points, st.sampled_from([1 / 3600, 0.01, 1.0]))
-def test_pairs_agree_with_astropy(rows, refs, radius):
-    (ra, dec), (ra_ref, dec_ref) = np.array(rows).T, np.array(refs).T
-    pairs = sky.pairs_within(ra, dec, ra_ref, dec_ref, radius)
-    found = set(zip(pairs.row.tolist(), pairs.ref.tolist(), strict=True))
-    separation = (
-        SkyCoord(ra, dec, unit="deg")[:, None].separation(SkyCoord(ra_ref, dec_ref, unit="deg")[None]).deg
-    )
-    assert len(found) == len(pairs.row)
-    assert set(zip(*(k.tolist() for k in np.nonzero(separation < radius - 1e-9)), strict=True)) <= found
-    assert found <= set(zip(*(k.tolist() for k in np.nonzero(separation < radius + 1e-9)), strict=True))
-    best, several = sky.choose_best(len(ra), pairs.row, pairs.ref, pairs.separation)
-    for i in range(len(ra)):
-        mine = separation[i][sorted(j for k, j in found if k == i)]
-        assert several[i] == (len(mine) > 1)
-        assert best[i] == -1 if not len(mine) else separation[i, best[i]] <= mine.min() + 1e-9
-
-
-def test_pairs_of_many_in_blocks(monkeypatch):
-    ra, dec = np.random.default_rng(5).uniform([[0], [-1]], [[2], [1]], (2, 300))
-    whole = sky.pairs_within(ra, dec, ra, dec, 0.1)
-    monkeypatch.setattr(sky, "PAIRS_AT_ONCE", 100)
-    for a, b in zip(whole, sky.pairs_within(ra, dec, ra, dec, 0.1), strict=True):
-        np.testing.assert_array_equal(a, b)
-    assert (np.diff(whole.row) >= 0).all()
-    assert (
-        len(sky.pairs_within([], [], ra, dec, 1.0).row)
-        == len(sky.pairs_within(ra, dec, [], [], 1.0).row)
-        == 0
-    )

@@ -6,8 +6,8 @@ import pytest
 import torch
 from builders import make_image
 from builders_hdf5 import write_multimodal_spectra
+from builders_pairs import published, save_to_disk, write_published
 from source_rows import NO, read_images, read_spectra, rgb_of, write_table
-from test_pairs import published, save_to_disk, write_published
 from test_sources_images import spoil_row, with_checksums
 
 from astroclip.embed import embed_catalog

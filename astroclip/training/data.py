@@ -98,9 +98,9 @@ class TrainingBatches(Sampler[NDArray[np.int64]]):
 class ValidationBatches(Sampler[NDArray[np.int64]]):
     """Rows of a part in order, once: as many batches on each rank, of at most B rows and nearly equal size.
 
-    The W ranks' batches together are the same rows whatever W is, for the same W B and B > 1. With `limit`, no
-    more than that many batches a rank, spread evenly over the part. Trap: at B = 1 some batches have 2 rows,
-    so that no rank is left without.
+    The W ranks' batches together are the same rows whatever W is, for the same W B and B > 1. With `limit`,
+    no more than that many batches a rank, spread evenly over the part. Trap: at B = 1 some batches have 2
+    rows, so that no rank is left without.
 
     Raises
     ------

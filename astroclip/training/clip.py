@@ -1,0 +1,236 @@
+"""Alignment: two heads, and if wanted their encoders, learn to put a galaxy's image next to its spectrum.
+
+Source: Parker et al. 2024 (MNRAS 531, 4990), section 3.3; Radford et al. 2021 (arXiv:2103.00020).
+
+Shapes: B galaxies of a rank's batch, W ranks, H pixels of a square image's side, D width of the embedding.
+"""
+
+import math
+from typing import Any, ClassVar, Self
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from lightning import LightningModule
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor, nn
+
+from astroclip.config import ModelConfig, Settings
+from astroclip.errors import ConfigError
+from astroclip.models.checkpoint import load_weights
+from astroclip.models.clip import AstroCLIP, build_model, clip_loss
+from astroclip.models.specformer import SpectrumEncoder
+from astroclip.models.vit import ImageEncoder
+from astroclip.preprocess.image import prepare_images
+from astroclip.preprocess.spectrum import prepare_spectra
+from astroclip.training.galaxies import ROWS, Batch
+from astroclip.training.optim import make_adamw
+from astroclip.training.retrieval import measure_retrieval
+from astroclip.training.settings import ClipTraining
+
+MAX_SCALE = 100.0  # of a learned scale, as in Radford et al. 2021; the least is 1
+_NO_SIZES = {"dropout", "drop_path"}  # settings of an encoder or head that its weights do not depend on
+
+
+class ClipModule(LightningModule):
+    """Trains an AstroCLIP model by the symmetric InfoNCE loss of matching images and spectra.
+
+    An encoder starts from the model directory that `settings.image` or `settings.spectrum` names, its head
+    too if that model has one of the same sizes; what has no directory starts from random weights. Frozen
+    encoders stay in evaluation mode. Differs from Parker+24: there, their dropout was active; with the
+    loss ``global`` a galaxy is told from those of all ranks, not of one; bad pixels are filled in.
+
+    Parameters
+    ----------
+    settings
+        With directories, not names: from `astroclip.training.settings.find_encoders`.
+
+    Raises
+    ------
+    CheckpointError
+        If a directory is no whole model directory.
+    ConfigError
+        If its model has no such encoder, or one of other sizes than `settings.model`.
+    """
+
+    columns: ClassVar[tuple[str, ...]] = ("image", "flux", "ivar", "mask")
+
+    def __init__(self, settings: ClipTraining) -> None:
+        super().__init__()
+        self.settings = settings
+        self.model = build_model(settings.model, settings.run.seed)
+        self.log_scale: nn.Parameter | None = None
+        if settings.scale == "learned":  # of one element: FSDP takes no scalars
+            self.log_scale = nn.Parameter(torch.tensor([math.log(settings.model.logit_scale)]))
+        for modality in ("image", "spectrum"):
+            if (directory := getattr(settings, modality)) is not None:
+                _start_from(self.model, modality, directory)
+        self._freeze()
+        self._validated: list[tuple[Tensor, Tensor, Tensor]] = []
+        self.train()
+
+    @property
+    def scale(self) -> float | Tensor:
+        """Inverse temperature of the loss."""
+        return self.settings.model.logit_scale if self.log_scale is None else self.log_scale.exp()
+
+    @property
+    def encoders(self) -> tuple[ImageEncoder, SpectrumEncoder]:
+        """The two encoders below the heads."""
+        image, spectrum = self.model.image_encoder, self.model.spectrum_encoder
+        if image is None or spectrum is None:
+            raise TypeError("the model lacks an encoder")
+        return image.backbone, spectrum.backbone
+
+    def train(self, mode: bool = True) -> Self:
+        """Set the mode of all but frozen encoders."""
+        super().train(mode)
+        if not self.settings.train_encoders:
+            for encoder in self.encoders:
+                encoder.eval()
+        return self
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Return the loss of a batch; with ``global`` the same on all ranks."""
+        image, spectrum = self._encode(batch, self.settings.augment)
+        if self.settings.loss == "global":
+            image, spectrum = gather(image), gather(spectrum)
+        loss = self._loss(image, spectrum)
+        self.log("train_loss", loss, prog_bar=True, batch_size=len(image))
+        if self.log_scale is not None:
+            self.log("scale", self.log_scale.exp(), batch_size=len(image))
+        return loss
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """Step, then put a learned scale back between 1 and `MAX_SCALE`."""
+        super().optimizer_step(*args, **kwargs)
+        if self.log_scale is not None:
+            with torch.no_grad():
+                self.log_scale.clamp_(0, math.log(MAX_SCALE))
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Keep a batch's embeddings: what they are worth shows in the whole part."""
+        self._validated.append((batch[ROWS], *self._encode(batch, augment=False)))
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the loss and the retrieval of the validation part, the same on all ranks.
+
+        The loss is the mean over groups of as many galaxies as a training batch has, spread over the part.
+        """
+        rows, image, spectrum = (
+            gather_rows(torch.cat(parts)) for parts in zip(*self._validated, strict=True)
+        )
+        self._validated.clear()
+        order = rows.argsort()
+        image, spectrum = image[order], spectrum[order]
+        batch = self.settings.data.batch_size * (_world() if self.settings.loss == "global" else 1)
+        groups = max(1, round(len(rows) / batch))
+        losses = [self._loss(image[i::groups], spectrum[i::groups]) for i in range(groups)]
+        self.log("val_loss", torch.stack(losses).mean(), prog_bar=True, sync_dist=True)
+        metrics = measure_retrieval(image, spectrum)
+        self.log_dict({f"val_{name}": value for name, value in metrics.items()}, sync_dist=True)
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """Return AdamW over what learns, and its schedule."""
+        return make_adamw(self.parameters(), self.settings.optim)
+
+    def trained_model(self) -> tuple[ModelConfig, AstroCLIP]:
+        """Return the model and its settings, with the scale it was trained with or has learned."""
+        scale = self.scale if isinstance(self.scale, float) else self.scale.item()
+        return self.settings.model.model_copy(update={"logit_scale": scale}), self.model
+
+    def _encode(self, batch: Batch, augment: bool) -> tuple[Tensor, Tensor]:
+        """Return the embeddings (B, D) of a batch's images and spectra."""
+        rgb = prepare_images(batch["image"], self.encoders[0].config.image_size).rgb
+        flux = prepare_spectra(batch["flux"], batch.get("ivar"), batch.get("mask")).flux
+        rgb = flip_and_turn(rgb) if augment else rgb
+        return self.model.encode_image(rgb), self.model.encode_spectrum(flux)
+
+    def _freeze(self) -> None:
+        """Keep the encoders as they are; or, of trained ones, the weights that no embedding depends on."""
+        image, spectrum = self.encoders
+        unused = (image.cls_token, image.pos_embed, image.mask_token, *spectrum.head.parameters())
+        every = (*image.parameters(), *spectrum.parameters())
+        for parameter in unused if self.settings.train_encoders else every:
+            parameter.requires_grad_(False)
+
+    def _loss(self, image: Tensor, spectrum: Tensor) -> Tensor:
+        """Return the loss, in float32 whatever the precision of the training."""
+        with torch.autocast(image.device.type, enabled=False):
+            return clip_loss(image, spectrum, self.scale)
+
+
+def flip_and_turn(images: Tensor) -> Tensor:
+    """Show each image of a batch (B, C, H, H) in one of its 8 orientations, drawn from torch's generator."""
+    drawn = torch.randint(8, (len(images), 1, 1, 1), device=images.device)
+    images = torch.where(drawn & 1 > 0, images.flip(-1), images)
+    images = torch.where(drawn & 2 > 0, images.flip(-2), images)
+    return torch.where(drawn & 4 > 0, images.mT, images)
+
+
+class _Gather(torch.autograd.Function):
+    """Concatenate the ranks' rows; for a loss that every rank computes alike from all of them.
+
+    The gradient of a rank's own rows is complete then. DDP and FSDP divide the sum over ranks by their
+    number, so it is multiplied by it here; whatever else the loss depends on is left as it is.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:  # noqa: ARG004
+        parts = [torch.empty_like(x) for _ in range(dist.get_world_size())]
+        dist.all_gather(parts, x.contiguous())
+        return torch.cat(parts)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:  # noqa: ARG004
+        return grad.chunk(dist.get_world_size())[dist.get_rank()] * dist.get_world_size()
+
+
+def gather(x: Tensor) -> Tensor:
+    """Return the rows of all ranks, (B, ...) to (W B, ...), in the order of ranks, with gradient.
+
+    B is the same on all ranks. The gradients of a loss that all ranks compute alike from the result are,
+    averaged over ranks, those of one process with the whole batch.
+    """
+    gathered: Tensor = x if _world() == 1 else _Gather.apply(x)
+    return gathered
+
+
+def gather_rows(x: Tensor) -> Tensor:
+    """Return the rows of all ranks in the order of ranks, without gradient; their numbers may differ."""
+    if _world() == 1:
+        return x
+    counts = gather(torch.tensor([len(x)], device=x.device)).tolist()
+    padded = F.pad(x.detach(), (0, 0) * (x.ndim - 1) + (0, max(counts) - len(x)))
+    parts = gather(padded).split(max(counts))
+    return torch.cat([part[:count] for part, count in zip(parts, counts, strict=True)])
+
+
+def _world() -> int:
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def _start_from(model: AstroCLIP, modality: str, directory: str) -> None:
+    """Copy the weights of a directory's encoder into the model, and those of its head if the sizes agree."""
+    origin = load_weights(directory)
+    theirs, ours = (getattr(each.config, modality) for each in (origin, model))
+    if theirs is None:
+        raise ConfigError(f"{modality}={directory}: that model has no {modality} encoder")
+    if wrong := _differences(theirs, ours):
+        raise ConfigError(
+            f"{modality}={directory}: its encoder has {', '.join(wrong)}. Give model.{modality} its sizes"
+        )
+    old, new = (getattr(each, f"{modality}_encoder") for each in (origin, model))
+    new.backbone.load_state_dict(old.backbone.state_dict())
+    if origin.config.head and model.config.head and not _differences(origin.config.head, model.config.head):
+        new.load_state_dict(old.state_dict())
+
+
+def _differences(theirs: Settings, ours: Settings) -> list[str]:
+    """Describe the sizes in which two encoders or heads differ."""
+    wanted = ours.model_dump(exclude=_NO_SIZES)
+    return [
+        f"{name} {value}, not {wanted[name]}"
+        for name, value in theirs.model_dump(exclude=_NO_SIZES).items()
+        if value != wanted[name]
+    ]

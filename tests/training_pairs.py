@@ -1,4 +1,4 @@
-"""A file of pairs for trainings: galaxies whose spectra and images both tell their redshift and brightness."""
+"""A file of pairs for trainings: spectra and images that both tell redshift and brightness."""
 
 from pathlib import Path
 

@@ -375,7 +375,7 @@ def test_a_handful_of_pairs_is_learnt_by_heart(tmp_path):
     again = make_loader(same, ClipModule.columns, Split.VALIDATION, 8)
     metrics, optimizer = listen(module), make_optimizer(module)
     torch.manual_seed(0)
-    for batch in islice(loader, 150):
+    for batch in islice(loader, 250):
         step(module, batch, optimizer)
     with torch.no_grad():
         for batch in again:

@@ -6,14 +6,16 @@ CPU ``configs/mini-*.yaml``. A step is one update of the weights (an optimiser s
 
 from importlib import resources
 from pathlib import Path
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, PositiveFloat, model_validator
 
 from astroclip.config import ModelConfig, Settings, apply_overrides, make_settings, read_yaml
 from astroclip.errors import ConfigError
 from astroclip.preprocess.spectrum import count_patches
-from astroclip.schema import N_WAVE
+from astroclip.schema import CUTOUT_SIZE, N_WAVE
+
+Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class OptimSettings(Settings):
@@ -131,18 +133,90 @@ class ClipTraining(Settings):
         return self
 
 
+class ViewSettings(Settings):
+    """The views of an image: two global ones and several local ones, random square crops without resizing.
+
+    `blur` and `noise` are the probabilities with which the first global view, the second one and each local
+    one are blurred, and get noise, to the seeing and depth of another place in the survey. (The release's
+    settings give one minus these.)
+    """
+
+    global_size: int = Field(144, gt=0)  # px
+    local_size: int = Field(60, gt=0)  # px
+    local_count: int = Field(8, gt=0)
+    blur: tuple[Share, Share, Share] = (0.0, 0.9, 0.5)
+    noise: tuple[Share, Share, Share] = (0.0, 0.9, 0.5)
+
+
+class HidingSettings(Settings):
+    """Which patches of the global views are hidden from the student, in rectangles (iBOT)."""
+
+    views: Share = 0.5  # part of the global views that have hidden patches
+    patches: tuple[Share, Share] = (0.1, 0.5)  # smallest and largest part of their patches that is hidden
+
+
+class PrototypeSettings(Settings):
+    """Sizes of the projection head, which sorts views and patches into prototypes."""
+
+    hidden_dim: int = Field(2048, gt=0)
+    bottleneck_dim: int = Field(256, gt=0)
+    count: int = Field(65536, gt=1)
+    frozen_steps: int = Field(1250, ge=0)  # steps at the start without learning of the last layer
+
+
+class DistillationSettings(Settings):
+    """How the student learns from the teacher, its own moving average."""
+
+    dino_weight: float = Field(1.0, ge=0)
+    ibot_weight: float = Field(1.0, ge=0)
+    koleo_weight: float = Field(0.1, ge=0)
+    student_temperature: float = Field(0.1, gt=0)
+    teacher_temperature: tuple[PositiveFloat, PositiveFloat] = (0.04, 0.07)  # first and last
+    temperature_steps: int = Field(37500, gt=0)  # from the first to the last, linearly
+    targets: Literal["center", "sinkhorn"] = "center"  # what keeps the teacher from using few prototypes
+    center_momentum: float = Field(0.9, ge=0, lt=1)
+    teacher_momentum: tuple[Share, Share] = (0.992, 1.0)  # first, and at optim.decay_steps; a cosine
+
+
+class ImageOptimSettings(OptimSettings):
+    """AdamW of DINOv2: `lr` goes with the square root of the batch, and differs between layers.
+
+    `clip_norm` holds for the encoder and for the projection head, each on its own.
+    """
+
+    lr_batch: int | None = Field(1024, gt=0)  # galaxies of a step for which lr is meant; null = any number
+    final_weight_decay: float = Field(0.01, ge=0)  # at decay_steps; a cosine from weight_decay
+    layer_decay: float = Field(0.9, gt=0, le=1)  # the rate of a block is this times that of the next one
+    patch_embed_factor: float = Field(0.2, gt=0)  # the patch embedding's rate, beside its layer's
+
+
 class ImageTraining(Settings):
     """Self-distillation of images with DINOv2: Oquab et al. 2024; Parker et al. 2024, section 3.1."""
 
     model: ModelConfig
-    optim: OptimSettings
+    views: ViewSettings
+    hiding: HidingSettings
+    prototypes: PrototypeSettings
+    distillation: DistillationSettings
+    optim: ImageOptimSettings
     data: DataSettings
     run: RunSettings
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
-        if self.model.image is None or self.model.spectrum is not None or self.model.head is not None:
+        image, views = self.model.image, self.views
+        if image is None or self.model.spectrum is not None or self.model.head is not None:
             raise ValueError("model: expected a section 'image', and neither 'spectrum' nor 'head'")
+        if views.global_size != image.image_size:
+            raise ValueError(
+                f"views: global_size {views.global_size} is not the model's image_size {image.image_size}"
+            )
+        if views.global_size > CUTOUT_SIZE or views.local_size > CUTOUT_SIZE:
+            raise ValueError(f"views: larger than the images, which have {CUTOUT_SIZE} px")
+        if views.local_size % image.patch_size:
+            raise ValueError(
+                f"views: local_size {views.local_size} is not a multiple of patch_size {image.patch_size}"
+            )
         return self
 
 
@@ -183,6 +257,8 @@ def read_training(
 def find_encoders(settings: ClipTraining) -> ClipTraining:
     """Look up the models that an alignment starts from: their directories, and their sizes in `model`.
 
+    Dropout and drop path, which weights do not depend on, stay those of `settings.model`.
+
     Raises
     ------
     CheckpointError
@@ -200,9 +276,12 @@ def find_encoders(settings: ClipTraining) -> ClipTraining:
         if (source := getattr(settings, name)) is None:
             continue
         directory = find_model(source)
-        sizes[name] = getattr(read_model_config(directory / CONFIG), name)
-        if sizes[name] is None:
+        encoder = getattr(read_model_config(directory / CONFIG), name)
+        if encoder is None:
             raise ConfigError(f"{name}={source}: that model has no {name} encoder")
+        own = getattr(settings.model, name)
+        kept = {key: getattr(own, key) for key in ("dropout", "drop_path") if hasattr(own, key)}
+        sizes[name] = encoder.model_copy(update=kept)
         found[name] = str(directory)
     return settings.model_copy(update={**found, "model": settings.model.model_copy(update=sizes)})
 

@@ -51,13 +51,13 @@ class SpectrumModule(LightningModule):
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         """Return the loss of a batch."""
-        loss = self._step(batch)
+        loss = self.loss(batch)
         self.log("train_loss", loss, batch_size=len(batch["flux"]))
         return loss
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         """Log the loss of a batch whose hidden stretches are the same each time."""
-        self.log("val_loss", self._step(batch), batch_size=len(batch["flux"]), sync_dist=True)
+        self.log("val_loss", self.loss(batch), batch_size=len(batch["flux"]), sync_dist=True)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Return AdamW with warm-up and cosine."""
@@ -67,7 +67,8 @@ class SpectrumModule(LightningModule):
         """Return what goes into the model directory."""
         return self.settings.model, self.model
 
-    def _step(self, batch: dict[str, Tensor]) -> Tensor:
+    def loss(self, batch: dict[str, Tensor]) -> Tensor:
+        """Return the mean error of what was hidden of a batch, for masks drawn now."""
         slicing, masking = self.encoder.config, self.settings.masking
         flux = prepare_spectra(batch["flux"], batch.get("ivar"), batch.get("mask")).flux  # (B, S)
         patches = to_patches(flux, slicing.section_length, slicing.section_overlap)  # (B, P, F)

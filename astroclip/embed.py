@@ -3,6 +3,7 @@
 Blocks of rows are read ahead by one thread while each device encodes; memory does not grow with rows.
 """
 
+import logging
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
@@ -26,7 +27,10 @@ from astroclip.sources import ModelInputs, Source, SourceOptions, image_source, 
 COLUMN = {"image": IMAGE_EMBEDDING, "spectrum": SPECTRUM_EMBEDDING}
 NOTHING = {"image": EmbedFlag.NO_IMAGE, "spectrum": EmbedFlag.NO_SPECTRUM}
 MIN_BLOCK = 64  # rows read, encoded and written at a time; a killed run loses at most a few blocks
+LOG_EVERY_S = 30.0
 Progress = Callable[[int, int], None]
+
+_log = logging.getLogger("astroclip.embed")
 
 
 class EmbedReport(NamedTuple):
@@ -128,13 +132,16 @@ def embed_catalog(
                 **_provenance(embedders[0], sources, options, block_size),
             )
         )
-        resumed, tally = appender.done, Counter[str]()
+        resumed, tally, told = appender.done, Counter[str](), begin
         starts = range(first + resumed, last, block_size)
         for values in _stream(table, sources, embedders, starts, last):
             appender.write(values)
             tally.update(_count(values[EMBED_FLAG], sources))
             if progress:
                 progress(appender.done, last - first)
+            if time.monotonic() - told >= LOG_EVERY_S:
+                told = time.monotonic()
+                _log.info("%s: %d of %d rows", output.name, appender.done, last - first)
     embedded = {name: tally.pop(name, 0) for name in sources}
     return EmbedReport(output, last - first, resumed, embedded, dict(tally), time.monotonic() - begin)
 
@@ -183,7 +190,7 @@ def missing_shards(output: Path, count: int, overwrite: bool, resume: bool) -> l
     paths = [_output_path(output, output, (i, count)) for i in range(count)]
     missing = [i for i, path in enumerate(paths) if not (resume and path.exists())]
     if not missing:
-        raise UsageError(f"{output}: all {count} shards are there. Put them together with --merge")
+        raise UsageError(f"{output}: all {count} shards are there. Put them together with --merge --shards {count}")
     for i in missing:
         check_output(paths[i].resolve(), str(paths[i]), overwrite, FITS_SUFFIXES)
     return [(i, count) for i in missing]

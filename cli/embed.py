@@ -109,4 +109,5 @@ def _submit(slurm: SlurmRequest, run: dict[str, Any], array: int | None, gpus: i
         ]
         then = _merge, {**same, "shards": array}
     folder = whole.with_name(f"{whole.stem}.slurm")
-    submit(slurm, _embed, calls, folder=folder, name="astroclip-embed", gpus=gpus, then=then)
+    again = {"resume": True}
+    submit(slurm, _embed, calls, again=again, folder=folder, name="astroclip-embed", gpus=gpus, then=then)

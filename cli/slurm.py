@@ -83,6 +83,7 @@ def submit(
     function: Callable[..., Any],
     calls: Sequence[Mapping[str, Any]],
     *,
+    again: Mapping[str, Any],
     folder: Path,
     name: str,
     nodes: int = 1,
@@ -92,7 +93,7 @@ def submit(
 ) -> None:
     """Submit a job, or an array of jobs and a last one after it; say their numbers; follow them if asked to.
 
-    A job that starts again makes its call with ``resume=True``. With --dry-run, print the batch scripts.
+    The arguments `again` replace those of a call whose job starts again. With --dry-run, print the scripts.
     """
     from astroclip.launch import Launcher, SlurmOptions, follow
 
@@ -101,7 +102,7 @@ def submit(
     if request.dry_run:
         _print_scripts(launcher, len(calls), then is not None)
         return
-    jobs = launcher.submit(function, calls, {"resume": True})
+    jobs = launcher.submit(function, calls, again)
     number = jobs[0].id.partition("_")[0]
     log = jobs[0].log
     said = {"job": number, "log": log if len(calls) == 1 else log.with_name(f"{number}_*_0_log.out")}

@@ -3,11 +3,14 @@
 from enum import StrEnum
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
+from astroclip.errors import UsageError
+
 from .output import output as out
+from .slurm import SlurmRequest, submit, takes_slurm
 
 
 class Kind(StrEnum):
@@ -18,6 +21,7 @@ class Kind(StrEnum):
     CLIP = "clip"
 
 
+@takes_slurm
 def train(
     kind: Annotated[Kind, typer.Argument(help="SpecFormer, DINOv2, or the alignment of both.")],
     data: Annotated[
@@ -33,35 +37,47 @@ def train(
         str | None,
         typer.Option("--config", "-c", help="mini-spectrum, ... or a YAML file. Default: as published."),
     ] = None,
-    gpus: Annotated[int | None, typer.Option(help="GPUs of each node. Default: all; 0: the CPU.")] = None,
+    gpus: Annotated[
+        int | None,
+        typer.Option(help="GPUs of each node; 0: the CPU. Default: all; with --slurm as it comes."),
+    ] = None,
     nodes: Annotated[int, typer.Option(help="Number of nodes.")] = 1,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run, if it was begun.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Begin again a run that is there.")] = False,
+    slurm: SlurmRequest | None = None,
 ) -> None:
     """Train a model on DATA; stopped by a signal, it saves and goes on with --resume."""
-    _need_lightning()
+    if find_spec("lightning") is None:
+        raise UsageError("training needs Lightning: pip install 'astroclip[train]'")
+    work = {
+        "kind": kind.value, "data": data, "run": run, "config": config, "overrides": settings or [],
+        "resume": resume, "overwrite": overwrite,
+    }  # fmt: skip
+    if slurm:
+        _submit(slurm, work, gpus, nodes)
+    else:
+        _train(**work, gpus=gpus, nodes=nodes)
+
+
+def _train(**work: Any) -> None:
+    """Train, as one of the processes that do."""
     from astroclip.training.devices import is_first_process
     from astroclip.training.fit import train as fit
 
     out.quiet = out.quiet or not is_first_process()
     with out.progress("Training") as progress:
-        report = fit(
-            kind.value,
-            data,
-            run,
-            config,
-            settings or [],
-            gpus=gpus,
-            nodes=nodes,
-            resume=resume,
-            overwrite=overwrite,
-            progress=progress,
-        )
+        report = fit(**work, progress=progress)
     out.result(report._asdict())
 
 
-def _need_lightning() -> None:
-    from astroclip.errors import UsageError
+def _submit(slurm: SlurmRequest, work: dict[str, Any], gpus: int | None, nodes: int) -> None:
+    """Train in a job, with one process a GPU; what is wrong is said beforehand, and the settings are kept."""
+    from astroclip.training.fit import check_training
+    from astroclip.training.run import JOBS
 
-    if find_spec("lightning") is None:
-        raise UsageError("training needs Lightning: pip install 'astroclip[train]'")
+    settled = {"config": check_training(**work), "overrides": (), "gpus": gpus, "nodes": nodes}
+    again = {"resume": True, "overwrite": False}
+    submit(
+        slurm, _train, [work | settled], again=again, folder=work["run"] / JOBS,
+        name=f"astroclip-{work['kind']}", nodes=nodes, gpus=gpus, tasks_per_node=max(gpus or 1, 1),
+    )  # fmt: skip

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from submitit.core.utils import DelayedSubmission
 
 KILLED_S = 600  # a task that waits for the end of its requeued job waits no longer
+_log = logging.getLogger("astroclip")  # what the program tells of its progress is the log of the job
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,8 @@ class Call:
 
     def __call__(self) -> None:
         """Make the call; an error is written down, and becomes the exit code of the job."""
+        _log.addHandler(logging.StreamHandler())
+        _log.setLevel(logging.INFO)
         requeue = _keep_to_this_process(_stop_signal())
         restarted = int(os.environ.get("SLURM_RESTART_COUNT", "0")) > 0
         try:
@@ -57,7 +60,7 @@ class Call:
 
     def _write_down(self, error: AstroclipError) -> None:
         """Put an error into the log, and where `queue.follow` finds it."""
-        logging.getLogger("astroclip").error("Error: %s", error)
+        _log.error("Error: %s", error)
         what = {"message": str(error), "exit_code": error.exit_code}
         error_file(self.folder, _own_id()).write_text(json.dumps(what), encoding="utf-8")
 

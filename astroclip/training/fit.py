@@ -9,7 +9,7 @@ import torch
 from lightning import Callback, LightningDataModule, LightningModule, Trainer
 from torch.utils.data import DataLoader
 
-from astroclip.config import ModelConfig
+from astroclip.config import ModelConfig, Settings
 from astroclip.errors import CheckpointError, DataError
 from astroclip.models.clip import AstroCLIP
 from astroclip.schema import PairsKey, Split
@@ -19,7 +19,7 @@ from astroclip.training.devices import BLOCKS, Place, check_place, find_place, m
 from astroclip.training.galaxies import Batch, Galaxies
 from astroclip.training.record import Progress, Record
 from astroclip.training.run import Run, RunData, find_run, resumed_settings
-from astroclip.training.settings import ClipTraining, SpectrumTraining, find_encoders, read_training
+from astroclip.training.settings import ClipTraining, SpectrumTraining, Training, find_encoders, read_training
 
 if TYPE_CHECKING:
     from astroclip.training.clip import ClipModule
@@ -46,7 +46,7 @@ def train(
     kind: str,
     data: str | Path,
     run: str | Path,
-    config: str | Path | None = None,
+    config: str | Path | Training | None = None,
     overrides: Sequence[str] = (),
     *,
     gpus: int | None = None,
@@ -70,8 +70,8 @@ def train(
     run
         The folder to make; see `astroclip.training.run`.
     config, overrides
-        See `astroclip.training.settings.read_training`. A run that is resumed has its settings already;
-        those given must be the same, `astroclip.training.run.FREE` ones apart.
+        See `astroclip.training.settings.read_training`; or the settings themselves. A run that is resumed has
+        its settings already; those given must be the same, `astroclip.training.run.FREE` ones apart.
     gpus
         GPUs of each node; default: all; 0: use the CPU. Inside ``srun`` or ``torchrun``: one process each.
     nodes
@@ -97,13 +97,7 @@ def train(
         If a signal stopped it.
     """
     folder = Path(run)
-    earlier = find_run(folder, kind, resume, overwrite)
-    if earlier is not None and config is None:
-        settings = resumed_settings(earlier, tuple(overrides), folder)
-    else:
-        settings = read_training(kind, config, tuple(overrides))
-    if isinstance(settings, ClipTraining):
-        settings = find_encoders(settings)
+    earlier, settings = _settle(kind, folder, config, overrides, resume, overwrite)
     place = find_place(gpus, nodes)
     check_place(settings.run, place)
     source = Galaxies(data)
@@ -113,6 +107,47 @@ def train(
         the_run.check_same(earlier)
     with quiet():
         return _fit(the_run, source, place, overwrite, progress)
+
+
+def check_training(
+    kind: str,
+    data: str | Path,
+    run: str | Path,
+    config: str | Path | None = None,
+    overrides: Sequence[str] = (),
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+) -> Training:
+    """Return the settings of a training that is to begin elsewhere, as in a job; refuse what `train` would.
+
+    Raises
+    ------
+    ConfigError, CheckpointError, DataError, UsageError
+        As `train`, but for what depends on the devices.
+    """
+    _, settings = _settle(kind, Path(run), config, overrides, resume, overwrite)
+    Galaxies(data).close()
+    return settings
+
+
+def _settle(
+    kind: str,
+    folder: Path,
+    config: str | Path | Training | None,
+    overrides: Sequence[str],
+    resume: bool,
+    overwrite: bool,
+) -> tuple[dict[str, Any] | None, Training]:
+    """Return what is known of the run to go on with, if there is one, and the settings."""
+    earlier = find_run(folder, kind, resume, overwrite)
+    if isinstance(config, Settings):
+        settings = config
+    elif earlier is not None and config is None:
+        settings = resumed_settings(earlier, tuple(overrides), folder)
+    else:
+        settings = read_training(kind, config, tuple(overrides))
+    return earlier, find_encoders(settings) if isinstance(settings, ClipTraining) else settings
 
 
 def _fit(run: Run, source: Galaxies, place: Place, overwrite: bool, progress: Progress | None) -> TrainReport:

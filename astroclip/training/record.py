@@ -124,7 +124,8 @@ class Record(Callback):
             rates = {"learning_rate": self._rate, "galaxies_per_s": self.galaxies_per_s}
             self._add(trainer, means | rates)
             self._losses = ", ".join(f"{name} {value:.4g}" for name, value in means.items())
-            _log.info("step %d: %s", step, self._tell(step))
+            if trainer.is_global_zero:
+                _log.info("step %d: %s", step, self._tell(step))
         if self._progress is not None and trainer.is_global_zero:
             self._progress(step * self._galaxies, self._settings.steps * self._galaxies, self._tell(step))
 
@@ -132,7 +133,9 @@ class Record(Callback):
         """Record what the validation found."""
         values = {k: float(v) for k, v in trainer.callback_metrics.items() if k.startswith(VALIDATION)}
         self._add(trainer, values)
-        _log.info("step %d: %s", trainer.global_step, ", ".join(f"{k} {v:.4g}" for k, v in values.items()))
+        if trainer.is_global_zero:
+            told = ", ".join(f"{name} {value:.4g}" for name, value in values.items())
+            _log.info("step %d: %s", trainer.global_step, told)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Close the files, whatever ended the run."""

@@ -1,7 +1,8 @@
 """The folder of a run: what is in it, whether it may be begun or gone on with, the model it ends as.
 
 ``training.yaml`` (settings and data), ``checkpoints/{last,best}.ckpt``, ``metrics.csv``, ``tensorboard/``,
-``loss.png``, and the model directory: ``model.safetensors``, ``config.yaml``, ``README.md``.
+``loss.png``, ``slurm/`` if it is trained in jobs, and the model directory: ``model.safetensors``,
+``config.yaml``, ``README.md``.
 """
 
 import shutil
@@ -25,6 +26,7 @@ from astroclip.training.settings import KINDS, Training
 
 SETTINGS, CHECKPOINTS, LOSS = "training.yaml", "checkpoints", "loss.png"
 OWN = (WEIGHTS, CONFIG, CARD, SETTINGS, CHECKPOINTS, METRICS, TENSORBOARD, LOSS)
+JOBS = "slurm"  # batch scripts and logs of its jobs; there before the run begins
 # Settings that may change when a run goes on: they alter no step that was made
 FREE = {f"run.{name}" for name in ("steps", "checkpoint_every", "log_every", "wandb", "compile")}
 FREE |= {"data.workers"}
@@ -165,7 +167,7 @@ def find_run(folder: Path, kind: str, resume: bool, overwrite: bool) -> dict[str
         raise UsageError("--resume goes on with a run, --overwrite begins it again: give one of them")
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"{folder}: is a file, a run needs a directory")
-    if not folder.exists() or not any(folder.iterdir()):
+    if not folder.exists() or all(path.name == JOBS for path in folder.iterdir()):
         return None
     if not (folder / SETTINGS).is_file():
         raise UsageError(f"{folder}: holds other things than a run; give another directory")

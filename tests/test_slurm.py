@@ -1,0 +1,193 @@
+"""Jobs on a real Slurm: two nodes on this machine, started by `.ci/local-slurm`."""
+
+import json
+import os
+import shutil
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import fitsio
+import numpy as np
+import pytest
+import slurm_jobs
+from typer.testing import CliRunner
+
+from astroclip.cli.main import app
+from astroclip.embed import embed_catalog
+from astroclip.errors import UsageError
+from astroclip.launch import JobFailedError, Launcher, SlurmOptions, Submitted, follow
+
+pytest.importorskip("submitit", reason="needs submitit: pip install 'astroclip[train]'")
+pytestmark = pytest.mark.slow
+ROOT = Path(__file__).parents[1]
+WAIT_S = 100  # for what takes a second
+
+
+@pytest.fixture(scope="module")
+def slurm() -> Iterator[None]:
+    """A Slurm of its own for this module, and this folder's functions for its jobs."""
+    everywhere = os.pathsep.join([os.environ["PATH"], "/usr/sbin", "/sbin"])
+    missing = [name for name in ("slurmctld", "slurmd", "munged") if not shutil.which(name, path=everywhere)]
+    if missing:
+        pytest.skip(f"needs {', '.join(missing)}: .ci/install-system-packages")
+    folder = tempfile.mkdtemp(prefix="slurm-")  # a short path: that of a socket has at most 107 characters
+    script = ROOT / ".ci" / "local-slurm"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SLURM_CONF", f"{folder}/slurm.conf")
+        patch.setenv("PYTHONPATH", str(Path(__file__).parent))
+        patch.setenv("OMP_NUM_THREADS", "1")
+        try:
+            subprocess.run([script, "start", folder, str(os.getpid())], check=True)
+            yield
+        finally:
+            subprocess.run([script, "stop", folder], check=True)
+            shutil.rmtree(folder)
+
+
+@pytest.fixture
+def launcher(slurm, tmp_path) -> Launcher:
+    return Launcher(tmp_path / "slurm", "test", SlurmOptions(time="10"))
+
+
+def signal(job: Submitted, name: str) -> None:
+    subprocess.run(["scancel", "--signal", name, job.id], check=True)
+
+
+def wait_for_step(output: Path, step: int) -> None:
+    for _ in range(WAIT_S * 10):
+        if output.exists() and json.loads(output.read_text())["step"] >= step:
+            return
+        time.sleep(0.1)
+    raise TimeoutError(output)
+
+
+def log_of(job: Submitted) -> list[str]:
+    """Follow a job to its end, and return what was shown."""
+    lines: list[str] = []
+    follow([job], lines.append)
+    return lines
+
+
+def astroclip(*words: object) -> str:
+    """Run the program, and return what it prints."""
+    done = CliRunner().invoke(app, [str(word) for word in words], catch_exceptions=False)
+    assert done.exit_code == 0
+    return done.stdout
+
+
+def test_a_job_is_submitted_and_followed(launcher, tmp_path, monkeypatch):
+    monkeypatch.setenv("SLURM_NTASKS", "9")  # as inside of another job
+    [job] = launcher.submit(slurm_jobs.count, [{"output": tmp_path / "n.json", "more": 3}])
+    assert os.environ["SLURM_NTASKS"] == "9"
+    lines = log_of(job)
+    assert lines[-1] == f"job {job.id}: completed"
+    assert json.loads((tmp_path / "n.json").read_text()) == {"step": 3, "starts": [0]}
+    written = (launcher.folder / f"{job.id}_submission.sh").read_text()
+    assert written == launcher.script()
+
+
+def test_jobs_that_fail(launcher):
+    refused, bug = (launcher.submit(slurm_jobs.fail, [{"message": text}])[0] for text in ("x.fits: bad", ""))
+    lines: list[str] = []
+    with pytest.raises(JobFailedError, match=rf"^job {refused.id}: x\.fits: bad$") as failure:
+        follow([refused], lines.append)
+    assert failure.value.exit_code == 3
+    assert [line for line in lines if line in ("about to fail", "Error: x.fits: bad")] == [
+        "about to fail", "Error: x.fits: bad",
+    ]  # fmt: skip
+    with pytest.raises(JobFailedError, match=rf"job {bug.id}: failed, its log is {bug.log}") as failure:
+        follow([bug], lines.append)
+    assert failure.value.exit_code == 1
+    assert "ZeroDivisionError" in lines
+
+
+def test_slurm_refuses(launcher, tmp_path):
+    nowhere = Launcher(tmp_path / "slurm", "test", SlurmOptions(partition="nowhere"))
+    with pytest.raises(UsageError, match=r"Slurm refuses the job: .*invalid partition"):
+        nowhere.submit(slurm_jobs.fail, [{"message": ""}])
+
+
+def test_jobs_that_are_stopped_go_on(launcher, tmp_path):
+    """Stopped by the signal before a time limit, or by that of a pre-emption; a cancelled one does not."""
+    functions = {
+        "killed": slurm_jobs.count, "saved": slurm_jobs.count_and_save, "ended": slurm_jobs.count_and_save,
+        "cancelled": slurm_jobs.count_and_save,
+    }  # fmt: skip
+    outputs = {name: tmp_path / f"{name}.json" for name in functions}
+    again = {"resume": True, "more": 3}
+    jobs = {
+        name: launcher.submit(function, [{"output": outputs[name], "more": 100_000}], again)[0]
+        for name, function in functions.items()
+    }
+    for name, output in outputs.items():
+        wait_for_step(output, 5 if name == "killed" else 0)
+    signal(jobs["killed"], "USR2")
+    signal(jobs["saved"], "USR2")
+    signal(jobs["ended"], "TERM")
+    subprocess.run(["scancel", jobs["cancelled"].id], check=True)
+    for name in ("killed", "saved", "ended"):
+        assert log_of(jobs[name])[-1] == f"job {jobs[name].id}: completed"
+        state = json.loads(outputs[name].read_text())
+        begun, begun_again = state["starts"]
+        assert begun == 0 < begun_again
+        assert state["step"] == begun_again + 3
+    with pytest.raises(JobFailedError, match="stopped at step"):
+        log_of(jobs["cancelled"])
+    assert json.loads(outputs["cancelled"].read_text())["starts"] == [0]
+
+
+def test_two_nodes_of_two_tasks(slurm, tmp_path):
+    options = SlurmOptions(time="10", nodes=2, gpus=2, setup=("export CUDA_DEVICE_ORDER=PCI_BUS_ID",))
+    launcher = Launcher(tmp_path / "slurm", "test", options, tasks_per_node=2)
+    log_of(launcher.submit(slurm_jobs.tell_place, [{"output": tmp_path}])[0])
+    places = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(4)]
+    assert places == [
+        ["node1", "0", "0,1"],
+        ["node1", "1", "0,1"],
+        ["node2", "0", "0,1"],
+        ["node2", "1", "0,1"],
+    ]
+
+
+def test_an_array_and_what_waits_for_it(launcher, tmp_path):
+    calls = [{"output": tmp_path / f"{i}.json", "more": 3} for i in range(3)]
+    good = launcher.submit(slurm_jobs.count, calls)
+    bad = launcher.submit(slurm_jobs.fail, [{"message": "bad"}, {"message": "too"}])
+    after = {
+        name: launcher.following(jobs).submit(slurm_jobs.count, [{"output": tmp_path / name, "more": 1}])[0]
+        for name, jobs in {"good": good, "bad": bad}.items()
+    }
+    assert [job.id.partition("_")[2] for job in good] == ["0", "1", "2"]
+    lines: list[str] = []
+    follow([*good, after["good"]], lines.append)
+    assert {json.loads(call["output"].read_text())["step"] for call in calls} == {3}
+    assert lines[-1] == f"job {after['good'].id}: completed"
+    with pytest.raises(JobFailedError, match=rf"job {bad[0].id}: bad"):
+        follow([*bad, after["bad"]], lines.append)
+    assert lines[-1] == f"job {after['bad'].id}: cancelled"
+    assert not (tmp_path / "bad").exists()
+
+
+def test_embed_as_an_array(slurm, tiny_model, tmp_path, rng):
+    flux = rng.normal(2, 1, (100, 7781)).astype("f4")
+    catalog, merged, gone = (tmp_path / f"{name}.fits" for name in ("galaxies", "merged", "gone"))
+    fitsio.write(catalog, [np.arange(100), flux], names=["TARGETID", "FLUX"])
+    shutil.copy(catalog, gone)
+    options = ["-m", tiny_model, "--batch-size", 32, "--slurm", "--time", 10]
+    vanishing = json.loads(astroclip("--json", "embed", gone, *options, "--setup", f"rm {gone}"))
+    shown = astroclip("embed", catalog, *options, "-o", merged, "--array", 2, "--follow").splitlines()
+    number = shown[0].split()[1]
+    last = shown[2].split()[1]
+    assert shown[0] == f"job   {number}"
+    assert shown[1] == f"log   {merged.with_suffix('.slurm') / number}_*_0_log.out"
+    assert shown[2] == f"then  {last}"
+    assert {f"{number}_0: rows      64", f"{number}_1: rows      36"} <= set(shown)
+    assert shown[-1] == f"job {last}: completed"
+    whole = embed_catalog(catalog, tmp_path / "whole.fits", model=tiny_model, batch_size=32).output
+    np.testing.assert_array_equal(fitsio.read(merged), fitsio.read(whole))
+    with pytest.raises(JobFailedError, match=r"gone\.fits: cannot read it") as failure:
+        log_of(Submitted(vanishing["job"], Path(vanishing["log"])))
+    assert failure.value.exit_code == 3

@@ -13,12 +13,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.utils.data import default_collate
 
 from astroclip.errors import DataError
 from astroclip.pairs import Pairs, is_pairs, open_pairs, split_by_healpix
 from astroclip.schema import PIXSCALE, PairsKey, Split
 from astroclip.sources.block import holds_hdf5
 from astroclip.sources.images import SCALE_TOLERANCE
+from astroclip.surveys.hdf5file import runs
 from astroclip.surveys.legacysurvey import ImageFolder, open_images
 from astroclip.surveys.multimodal import MultimodalImages, open_multimodal_images
 from astroclip.surveys.stein import SteinImages, is_stein, open_stein
@@ -100,14 +102,12 @@ class Galaxies:
         lacking = [name for name in columns if name not in self.columns and name not in OPTIONAL]
         if lacking:
             raise DataError(f"{self.path}: has no '{lacking[0]}', only {', '.join(self.columns)}")
-        files = self._open_here()
-        if isinstance(files, Pairs):
-            values = files.take(columns, rows)
-        elif isinstance(files, ImageFolder):
-            values = {str(PairsKey.IMAGE): np.stack([files.read(int(row), np.nan, np.nan) for row in rows])}
-        else:
-            values = {str(PairsKey.IMAGE): files.read_images(rows)}
-        batch = {name: _to_tensor(column) for name, column in values.items() if column is not None}
+        wanted, place = np.unique(rows, return_inverse=True)
+        # one copy puts the rows in order, in a reading process into memory that it shares with its parent
+        batch = {
+            str(name): default_collate([values[i] for i in place])
+            for name, values in self._read_rows(columns, wanted).items()
+        }
         return batch | {ROWS: torch.from_numpy(rows)}
 
     def close(self) -> None:
@@ -115,6 +115,17 @@ class Galaxies:
         if self._files is not None:
             self._files.close()
             self._files = None
+
+    def _read_rows(self, columns: Sequence[str], rows: NDArray[np.int64]) -> dict[str, list[NDArray[Any]]]:
+        """Read ascending rows, each on its own in a list; columns that the files do not have are left out."""
+        files = self._open_here()
+        if isinstance(files, Pairs):
+            blocks = [files.read(columns, rows[first], rows[last - 1] + 1) for first, last in runs(rows)]
+            found = [name for name in columns if name in self.columns]
+            return {name: [row for block in blocks for row in _usable(block[name])] for name in found}
+        if isinstance(files, ImageFolder):
+            return {PairsKey.IMAGE: [files.read(int(row), np.nan, np.nan) for row in rows]}
+        return {PairsKey.IMAGE: list(files.read_images(rows))}
 
     def _open_here(self) -> Files:
         """Return the files, opened by this process: a handle must not be used on both sides of a fork."""
@@ -149,6 +160,7 @@ def _find_parts(files: Files) -> NDArray[np.uint8]:
     return split
 
 
-def _to_tensor(values: NDArray[Any]) -> Tensor:
-    """Return a column as a tensor; torch computes little with unsigned integers."""
-    return torch.from_numpy(values.astype(np.int32) if values.dtype == np.uint16 else values)
+def _usable(values: NDArray[Any] | None) -> NDArray[Any]:
+    """Return a column as torch wants it: nothing read-only, and no unsigned integers but bytes."""
+    values = np.require(values, requirements=["W"])
+    return values.astype(np.int32) if values.dtype == np.uint16 else values

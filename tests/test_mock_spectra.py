@@ -10,6 +10,7 @@ pytest.importorskip("speclite", reason="needs the extra: pip install 'astroclip[
 
 from astroclip.mock import lines, sed, spectra
 from astroclip.mock.desi_files import observe_row
+from astroclip.mock.fibre import FIBRE_RADIUS, POINT_IN_FIBRE, seeing_tilt
 from astroclip.mock.sky import make_sky
 from astroclip.mock.truth import SKY_VARIANCE_R
 
@@ -93,6 +94,34 @@ def test_brighter_light_is_noisier():
     for a, b in zip(faint, bright, strict=True):
         both = (a.ivar > 0) & (b.ivar > 0)
         assert (b.ivar[both] < a.ivar[both]).all()
+
+
+def test_every_exposure_adds_read_noise_to_the_blue_arm():
+    def variance(exposures, moon=False):  # the draws are the same
+        dark, rng = np.zeros(len(spectra.WAVE)), np.random.default_rng(3)
+        arms = spectra.observe(dark, 0.06, 1000.0, rng, exposures=exposures, moon=moon)
+        return np.array([np.median(1 / arm.ivar[arm.ivar > 0]) for arm in arms])
+
+    blue = (1 + 4 * spectra.READ_SHARE_B) / (1 + spectra.READ_SHARE_B)
+    np.testing.assert_allclose(variance(5) / variance(2), [blue, 1, 1], rtol=2e-3)
+    moonlit = variance(5, moon=True) / variance(2, moon=True)
+    assert 1 < moonlit[0] < blue  # where the sky is bright, read noise counts for less
+
+
+@pytest.mark.parametrize("larger", [0.0, 0.1, 0.5, 3.0])
+def test_extended_galaxies_are_too_blue_by_the_stars_of_the_calibration(larger):
+    """Gaussian seeing that falls as wavelength^-0.2, a Gaussian galaxy, light in the fibre by integration."""
+    radius = np.linspace(0, FIBRE_RADIUS, 4001)
+
+    def caught(variance):
+        return np.trapezoid(radius / variance * np.exp(-0.5 * radius**2 / variance), radius)
+
+    star = next(v for v in np.linspace(0.1, 0.3, 20001) if caught(v) <= POINT_IN_FIBRE)
+    wave = np.array([0.999, 1.001])
+    excess = [caught(star * w**-0.4 + larger) / caught(star * w**-0.4) for w in wave]
+    slope = float(np.diff(np.log(excess))[0] / np.diff(np.log(wave))[0])
+    assert seeing_tilt(caught(star + larger)) == pytest.approx(slope, abs=1e-4)
+    assert (slope < 0) == (larger > 0)
 
 
 def test_resolution_matrix_is_the_one_applied():

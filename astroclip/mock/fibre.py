@@ -48,6 +48,18 @@ def fibre_share(table: Table) -> Array:
     return bulges * bulge[:, None] + (1 - bulges) * disk[:, None]
 
 
+def seeing_tilt(share: float) -> float:
+    """Return the power of wavelength by which a galaxy is too blue, calibrated with stars as DESI's are.
+
+    Seeing falls as wavelength^-0.2, and the more so does what a fibre loses of a point source, for which all
+    spectra are corrected; an extended galaxy (`share` of it in the fibre) loses less by it. For Gaussians of
+    width s the share is 1 - exp(-x), x = FIBRE_RADIUS^2 / 2 s^2, and so d ln share / d ln seeing follows.
+    """
+    x, point = -np.log1p(-np.array([min(share, POINT_IN_FIBRE), POINT_IN_FIBRE])), -np.log1p(-POINT_IN_FIBRE)
+    galaxy, star = -2 * x * np.exp(-x) / -np.expm1(-x) * (x / point)  # seeing is x / point of the variance
+    return float(-0.2 * (galaxy - star))
+
+
 def band_bulge_fractions(table: Table) -> Array:
     """Return the bulge's share of the light in g r z (N, 3): bulges are redder than disks."""
     odds = table["BULGE_FRACTION"] / np.maximum(1 - table["BULGE_FRACTION"], 1e-6)

@@ -5,7 +5,17 @@ import numpy as np
 from astroclip.mock import footprint, lines, morphology
 from astroclip.mock.fibre import POINT_IN_FIBRE, fibre_share
 from astroclip.mock.targets import Galaxies, draw_galaxies
-from astroclip.mock.truth import DTYPE, PLANTED, SKY_VARIANCE_R, Array, Draw, Table, row_rng, transmission
+from astroclip.mock.truth import (
+    DTYPE,
+    MOONLIGHT,
+    PLANTED,
+    SKY_VARIANCE_R,
+    Array,
+    Draw,
+    Table,
+    row_rng,
+    transmission,
+)
 
 SAMPLE_SHARE = {"BGS": 0.6, "LRG": 0.2, "ELG": 0.2}
 FILE_LOST_SHARE = 0.5  # of the no_coadd rows: at most so many because their whole coadd file is missing
@@ -132,7 +142,7 @@ def _observe_spectra(table: Table, rng: np.random.Generator) -> None:
         table["SURVEY"] == "sv3", 1.2, 1.0
     )  # s of dark time
     effective *= np.exp(0.15 * rng.standard_normal(n))
-    table["EXPTIME"] = effective * np.where(bright, 2.2, 1.15) * np.exp(0.12 * rng.standard_normal(n))
+    table["EXPTIME"] = effective * np.where(bright, MOONLIGHT, 1.15) * np.exp(0.12 * rng.standard_normal(n))
     table["NUMEXP"] = np.where(rng.random(n) < 0.6, 1, 1 + rng.poisson(1.0, n))
     table["SKY_VARIANCE"] = SKY_VARIANCE_R * 1000 / effective
     table["FIBRE_GAIN"] = np.exp(0.04 * rng.standard_normal(n))

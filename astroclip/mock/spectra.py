@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from astroclip.mock import lines, sed
-from astroclip.mock.fibre import POINT_IN_FIBRE
+from astroclip.mock.fibre import POINT_IN_FIBRE, seeing_tilt
+from astroclip.mock.truth import MOONLIGHT
 
 Array = NDArray[np.floating]
 
@@ -24,7 +25,11 @@ MARGIN = DIAGONALS // 2
 WAVE = 3600.0 + STEP * np.arange(-MARGIN, 7781 + MARGIN)
 EDGES = 3600.0 + STEP * (np.arange(-MARGIN, 7782 + MARGIN) - 0.5)
 NOISE_KNOT = 16  # px between the knots of desi_noise.npz
-ARM_SCATTER = {"B": 0.25, "R": 0.12, "Z": 0.16}  # of ln variance between spectrographs and nights
+ARM_SCATTER = {"B": 0.18, "R": 0.12, "Z": 0.16}  # of ln variance between spectrographs and nights
+AIRGLOW_SCATTER = 0.4  # of ln strength of the OH lines, from the same coadds as READ_SHARE_B
+# Share of read noise in the B arm's variance, after one exposure of 1000 s of dark sky: from five real coadds
+# with 0.8 to 2.7 exposures per 1000 s, whose B arms are the noisier the more there are (residual 9 %)
+READ_SHARE_B = 0.3
 FLUX_WAVE = np.array([4770.0, 6420.0, 9170.0])  # Å, effective wavelengths of DECam g r z
 
 # Fitzpatrick 1999, R_V = 3.1: A / E(B-V) at inverse micron; times 0.86 for E(B-V) of Schlegel et al. 1998
@@ -102,7 +107,8 @@ def incoming(row: np.void) -> Array:
 def in_fibre(row: np.void, light: Array) -> Array:
     """Return the part of `light` (W,) that enters the fibre, calibrated as for a point source."""
     share = np.interp(WAVE, FLUX_WAVE, row["FIBRE_SHARE"]) / POINT_IN_FIBRE
-    return light * share * float(row["FIBRE_GAIN"]) * (WAVE / 6500.0) ** float(row["FIBRE_TILT"])
+    tilt = float(row["FIBRE_TILT"]) + seeing_tilt(float(row["FIBRE_SHARE"][1]))
+    return light * share * float(row["FIBRE_GAIN"]) * (WAVE / 6500.0) ** tilt
 
 
 class ArmSpectrum(NamedTuple):
@@ -130,16 +136,17 @@ def observe(
     light : array, shape (W,)
         What enters the fibre, in the calibration of a point source.
     sky_variance : float
-        Median variance of the R arm on blank sky. Sky lines vary by 20 % about their measured strength, the
-        arms against each other by `ARM_SCATTER`.
+        Median variance of the R arm on blank sky. Sky lines vary by `AIRGLOW_SCATTER` about their measured
+        strength, the arms against each other by `ARM_SCATTER`.
     exptime : float
-        Seconds; they set the Poisson noise of the object itself.
+        Seconds; they set the Poisson noise of the object itself, and with `exposures` the read noise.
     rng : numpy.random.Generator
         Of this row.
     moon : bool
-        Bright time: the sky is bluer.
+        Bright time: the sky is bluer, and `MOONLIGHT` brighter.
     exposures : int
-        A single exposure shows cosmic rays; more of them leave nearly none in the coadd.
+        Each is read out once, which matters in the B arm, where the sky is dark. A single exposure shows
+        cosmic rays; more of them leave nearly none in the coadd.
 
     Returns
     -------
@@ -147,7 +154,7 @@ def observe(
         B, R, Z. The inverse variance is the true one of each pixel's Gaussian noise. Masked pixels have
         flux = ivar = 0, as in real coadds: mask 1 for cosmic rays, 2 for dead columns of the detector.
     """
-    airglow, wider = np.exp(0.2 * rng.standard_normal()), 1 + 0.015 * rng.standard_normal()
+    airglow, wider = np.exp(AIRGLOW_SCATTER * rng.standard_normal()), 1 + 0.015 * rng.standard_normal()
     edge = rng.exponential(2.0)  # the dichroic's edge at 5800 Å differs between spectrographs
     spectra = []
     for arm in load_arms():
@@ -156,6 +163,10 @@ def observe(
         flux = np.einsum("dn,nd->n", kernel, window)
         continuum = arm.continuum * (arm.wave / 6500.0) ** (-0.8 * moon)
         if arm.name == "B":
+            reads = (
+                exposures * 1000.0 / exptime / (MOONLIGHT if moon else 1.0)
+            )  # for as much light of the sky
+            continuum = continuum * (1 + READ_SHARE_B * (reads - 1))
             continuum = continuum * (1 + edge * np.exp((arm.wave - 5800.0) / 20.0))
         variance = sky_variance * (continuum + airglow * arm.sky)
         variance *= np.exp(ARM_SCATTER[arm.name] * rng.standard_normal())

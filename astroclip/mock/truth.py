@@ -17,6 +17,7 @@ Table = NDArray[np.void]  # a structured array
 # A / E(B-V) of the Milky Way in g r z W1 W2 (Legacy Surveys DR9)
 MW_EXTINCTION = np.array([3.214, 2.165, 1.211, 0.184, 0.113])
 SKY_VARIANCE_R = 0.28**2  # of a pixel in the R arm after 1000 s effective: 0.27 to 0.30 in real coadds
+MOONLIGHT = 2.2  # how much brighter the sky is in bright time
 
 # What is planted, and the share of galaxies it befalls. 'sky', 'stuck' and 'repeat' are rows more.
 PLANTED = {

@@ -67,7 +67,8 @@ def _train(**work: Any) -> None:
     out.quiet = out.quiet or not is_first_process()
     with out.progress("Training") as progress:
         report = fit(**work, progress=progress)
-    out.result(report._asdict())
+    if is_first_process():
+        out.result(report._asdict())
 
 
 def _submit(slurm: SlurmRequest, work: dict[str, Any], gpus: int | None, nodes: int) -> None:

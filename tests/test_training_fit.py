@@ -200,7 +200,7 @@ def test_without_a_validation_part_the_last_weights_are_the_model(tmp_path):
     pairs = write_training_pairs(tmp_path / "pairs.h5", training=4, validation=0)
     report = fit(pairs, tmp_path / "run", "run.steps=2", "run.val_every=1")
     assert (report.model_step, report.val_loss) == (2, None)
-    assert "there was no validation" in (tmp_path / "run/README.md").read_text()
+    assert "the weights are of step 2, the last one" in (tmp_path / "run/README.md").read_text()
 
 
 def test_a_handful_of_spectra_is_learnt_by_heart(pairs, tmp_path):

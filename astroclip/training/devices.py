@@ -22,7 +22,7 @@ from timm.models import vision_transformer
 from astroclip.errors import ConfigError, UsageError
 from astroclip.models import specformer
 from astroclip.training.callbacks import ClipShards
-from astroclip.training.settings import RunSettings, Training
+from astroclip.training.settings import ImageTraining, Training
 
 PRECISIONS: dict[str, Literal["32-true", "bf16-mixed", "16-mixed"]] = {
     "fp32": "32-true",
@@ -80,13 +80,25 @@ def find_place(gpus: int | None, nodes: int) -> Place:
     return Place(accelerator, 1 if accelerator == "cpu" else gpus or here, 1, LightningEnvironment())
 
 
-def check_place(settings: RunSettings, place: Place) -> None:
-    """Refuse what the devices cannot do."""
-    if place.accelerator == "cpu" and settings.precision == "fp16":
+def check_place(settings: Training, place: Place) -> None:
+    """Refuse what the devices cannot do.
+
+    Raises
+    ------
+    ConfigError
+        Naming the setting.
+    """
+    run = settings.run
+    if place.accelerator == "cpu" and run.precision == "fp16":
         raise ConfigError("run.precision=fp16 needs a GPU; on a CPU use bf16 or fp32")
-    if place.accelerator == "cpu" and settings.strategy == "fsdp":
+    if place.accelerator == "cpu" and run.strategy == "fsdp":
         raise ConfigError("run.strategy=fsdp needs GPUs; on a CPU use ddp")
-    if settings.wandb and find_spec("wandb") is None:
+    if isinstance(settings, ImageTraining) and run.strategy == "fsdp":
+        raise ConfigError(
+            "run.strategy=fsdp: the teacher of images follows its student weight by weight, which shards of "
+            "either cannot do; use ddp"
+        )
+    if run.wandb and find_spec("wandb") is None:
         raise ConfigError("run.wandb=true, but wandb is not installed: pip install wandb")
 
 

@@ -13,7 +13,7 @@ from astroclip.config import ModelConfig, Settings
 from astroclip.errors import CheckpointError, DataError
 from astroclip.models.clip import AstroCLIP
 from astroclip.schema import PairsKey, Split
-from astroclip.training.callbacks import Checkpoints, NanGuard, StepSeed
+from astroclip.training.callbacks import BEST, Checkpoints, NanGuard, StepSeed
 from astroclip.training.data import make_loader
 from astroclip.training.devices import BLOCKS, Place, check_place, find_place, make_trainer, quiet
 from astroclip.training.galaxies import Batch, Galaxies
@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 class TrainReport(NamedTuple):
     """How a run ended: `outcome` is ``finished`` or ``stopped early``.
 
-    The model is of `model_step`, the step with the best validation; `val_loss` is its loss there, None
-    without a validation.
+    The model is of `model_step`, that of the best validation, whose loss is `val_loss`; of images, and
+    without a validation, it is the last step, and `val_loss` None.
     """
 
     output: Path
@@ -99,7 +99,7 @@ def train(
     folder = Path(run)
     earlier, settings = _settle(kind, folder, config, overrides, resume, overwrite)
     place = find_place(gpus, nodes)
-    check_place(settings.run, place)
+    check_place(settings, place)
     source = Galaxies(data)
     rows = [int((source.split == part).sum()) for part in (Split.TRAIN, Split.VALIDATION)]
     the_run = Run(folder, kind, settings, RunData(str(data), *rows), place.devices * place.nodes)
@@ -172,13 +172,13 @@ def _fit(run: Run, source: Galaxies, place: Place, overwrite: bool, progress: Pr
     if trainer.is_global_zero:
         run.finish(*_load_result(run), outcome)
     trainer.strategy.barrier()
-    validated = kept.best_step > 0
+    best = run.chosen.name == BEST
     return TrainReport(
         output=run.folder,
         outcome=outcome,
         steps=steps,
-        model_step=kept.best_step if validated else steps,
-        val_loss=kept.best_loss if validated else None,
+        model_step=kept.best_step if best else steps,
+        val_loss=kept.best_loss if best else None,
         galaxies_per_s=record.galaxies_per_s,
     )
 

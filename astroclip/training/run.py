@@ -68,9 +68,13 @@ class Run:
 
     @property
     def chosen(self) -> Path:
-        """The checkpoint whose weights are the result: that of the best validation, else the last."""
+        """The checkpoint whose weights are the result: that of the best validation, else the last.
+
+        Of images always the last: what DINOv2 is to guess changes with the teacher, so that its loss at one
+        step says nothing against that at another.
+        """
         best = self.checkpoints / BEST
-        return best if best.is_file() else self.checkpoints / LAST
+        return best if best.is_file() and self.kind != "image" else self.checkpoints / LAST
 
     def describe(self) -> dict[str, Any]:
         """Return what ``training.yaml`` says."""
@@ -136,12 +140,14 @@ class Run:
     def _tell(self, rows: list[Row], outcome: str) -> str:
         """Return the part of the model card on training."""
         validated = [row for row in rows if "val_loss" in row]
-        best = min(validated, key=lambda row: row["val_loss"], default=rows[-1] if rows else {"step": 0})
-        metrics = "\n".join(f"| {name} | {value:.6g} |" for name, value in best.items())
-        which = "that of the best validation" if validated else "the last one; there was no validation"
+        if self.kind == "image" or not validated:
+            chosen, which = rows[-1] if rows else {"step": 0}, "the last one"
+        else:
+            chosen, which = min(validated, key=lambda row: row["val_loss"]), "that of the best validation"
+        metrics = "\n".join(f"| {name} | {value:.6g} |" for name, value in chosen.items())
         return f"""Trained from {self.data.training_rows:,} galaxies of `{Path(self.data.path).name}` by \
 {METHODS[self.kind]}; {self.data.validation_rows:,} others validated it. No galaxy of the test part was used.
-The run {outcome}; the weights are of step {best["step"]:.0f}, {which}.
+The run {outcome}; the weights are of step {chosen["step"]:.0f}, {which}.
 
 | metric | value |
 |---|---|

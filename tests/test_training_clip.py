@@ -96,9 +96,13 @@ def test_golden_loss_and_gradients(golden, tmp_path):
     expected = np.load(golden / "grads.npz")
     learning = [name.removeprefix("model.") for name, p in module.named_parameters() if p.requires_grad]
     assert sorted(learning) == sorted(expected["clip_trainable_names"])
-    image = module.model.encode_image(torch.from_numpy(np.load(golden / "preprocessing.npz")["collated"]))
+    pixels = torch.from_numpy(np.load(golden / "preprocessing.npz")["collated"])
     flux = torch.from_numpy(np.load(golden / "specformer.npz")["spectra"])
-    loss = module._loss(image, module.model.encode_spectrum(flux))
+    embeddings = module.model.encode_image(pixels), module.model.encode_spectrum(flux)
+    listen(module)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "_encode", lambda batch, augment: embeddings)  # the inputs are prepared
+        loss = module.training_step({}, 0)
     assert loss.item() == pytest.approx(float(expected["clip_train_loss_eval_mode"]), rel=1e-5)
     loss.backward()
     found = gradients(module)

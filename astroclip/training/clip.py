@@ -67,6 +67,7 @@ class ClipModule(LightningModule):
                 _start_from(self.model, modality, directory)
         self._freeze()
         self._validated: list[tuple[Tensor, Tensor, Tensor]] = []
+        self._seen_scale: float | Tensor = settings.model.logit_scale
         self.train()
 
     @property
@@ -95,7 +96,7 @@ class ClipModule(LightningModule):
         image, spectrum = self._encode(batch, self.settings.augment)
         if self.settings.loss == "global":
             image, spectrum = gather(image), gather(spectrum)
-        loss = self._loss(image, spectrum)
+        loss = _loss(image, spectrum, self.scale)
         self.log("train_loss", loss, prog_bar=True, batch_size=len(image))
         if self.log_scale is not None:
             self.log("scale", self.log_scale.exp(), batch_size=len(image))
@@ -111,6 +112,7 @@ class ClipModule(LightningModule):
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Keep a batch's embeddings: what they are worth shows in the whole part."""
         self._validated.append((batch[ROWS], *self._encode(batch, augment=False)))
+        self._seen_scale = self.scale  # between steps FSDP leaves a rank only its shard of the weights
 
     def on_validation_epoch_end(self) -> None:
         """Log the loss and the retrieval of the validation part, the same on all ranks.
@@ -125,7 +127,7 @@ class ClipModule(LightningModule):
         image, spectrum = image[order], spectrum[order]
         batch = self.settings.data.batch_size * (_world() if self.settings.loss == "global" else 1)
         groups = max(1, round(len(rows) / batch))
-        losses = [self._loss(image[i::groups], spectrum[i::groups]) for i in range(groups)]
+        losses = [_loss(image[i::groups], spectrum[i::groups], self._seen_scale) for i in range(groups)]
         self.log("val_loss", torch.stack(losses).mean(), prog_bar=True, sync_dist=True)
         metrics = measure_retrieval(image, spectrum)
         self.log_dict({f"val_{name}": value for name, value in metrics.items()}, sync_dist=True)
@@ -154,10 +156,11 @@ class ClipModule(LightningModule):
         for parameter in unused if self.settings.train_encoders else every:
             parameter.requires_grad_(False)
 
-    def _loss(self, image: Tensor, spectrum: Tensor) -> Tensor:
-        """Return the loss, in float32 whatever the precision of the training."""
-        with torch.autocast(image.device.type, enabled=False):
-            return clip_loss(image, spectrum, self.scale)
+
+def _loss(image: Tensor, spectrum: Tensor, scale: float | Tensor) -> Tensor:
+    """Return the loss, in float32 whatever the precision of the training."""
+    with torch.autocast(image.device.type, enabled=False):
+        return clip_loss(image, spectrum, scale)
 
 
 def flip_and_turn(images: Tensor) -> Tensor:

@@ -31,6 +31,7 @@ NOISE_SIGMA: Lognormal = {  # nanomaggies per pixel
 }
 KERNEL_SIGMAS = 4  # where a blur kernel is cut off
 
+_FLIPS = ((), (-1,), (-2,), (-1, -2))
 _BLOCK = 4  # galaxies worked on at once on a CPU, so that each pass finds the last one's result in cache
 _TILE = 24  # pixels: a blur multiplies by band matrices of at most this side, not of the whole image's
 
@@ -82,9 +83,8 @@ def make_views(images: Tensor, views: Sequence[View], generator: Generator | Non
     results = [images.new_empty(v.number, len(images), 3, v.size, v.size) for v in views]
     for start in range(0, len(images), block):
         part = slice(start, start + block)
-        flipped = _flip(images[part])
         for view, result in zip(views, results, strict=True):
-            result[:, part] = _make_view(flipped, view, generator)
+            result[:, part] = _make_view(images[part], view, generator)
     return [result.flatten(0, 1) for result in results]
 
 
@@ -122,22 +122,10 @@ def draw_sigma(
     return (wanted - true).clamp(min=0).sqrt()
 
 
-def _flip(images: Tensor) -> Tensor:
-    """Return the images as they are and flipped along columns, rows and both: (4, B, 3, H, W)."""
-    images = torch.stack([images, images.flip(-1)])
-    return torch.cat([images, images.flip(-2)])
-
-
-def _make_view(flipped: Tensor, view: View, generator: Generator | None) -> Tensor:
-    """Draw views of one kind: (4, B, 3, H, W) nanomaggies to (number, B, 3, size, size) colours."""
-    device, size, n = flipped.device, view.size, view.number * flipped.shape[1]
-
-    def draw(choices: int) -> Tensor:
-        return torch.randint(choices, (n,), device=device, generator=generator)
-
-    windows = flipped.unfold(3, size, 1).unfold(4, size, 1)  # (4, B, 3, tops, lefts, size, size)
-    galaxy = torch.arange(n, device=device) % flipped.shape[1]
-    crops = windows[draw(4), galaxy, :, draw(windows.shape[3]), draw(windows.shape[4])]
+def _make_view(images: Tensor, view: View, generator: Generator | None) -> Tensor:
+    """Draw views of one kind: (B, 3, H, W) nanomaggies to (number, B, 3, size, size) colours."""
+    device, n = images.device, view.number * len(images)
+    crops, order = _crop(images, view, generator)
     planes = crops.flatten(0, 1)  # (N, size, size), of `crops`' memory
 
     def draw_degraded(lognormal: Lognormal, probability: float) -> tuple[Tensor, Tensor]:
@@ -152,9 +140,29 @@ def _make_view(flipped: Tensor, view: View, generator: Generator | None) -> Tens
     if len(chosen):
         planes[chosen] = blur_planes(planes[chosen], sigma)
     chosen, sigma = draw_degraded(NOISE_SIGMA, view.noise)
-    noise = torch.randn(len(chosen), size, size, device=device, generator=generator)
-    planes[chosen] += noise.mul_(sigma[:, None, None])
-    return to_rgb(crops).unflatten(0, (view.number, -1))
+    noise = torch.randn(len(chosen), view.size, view.size, device=device, generator=generator)
+    planes.index_add_(0, chosen, noise.mul_(sigma[:, None, None]))
+    return to_rgb(crops)[order].unflatten(0, (view.number, -1))
+
+
+def _crop(images: Tensor, view: View, generator: Generator | None) -> tuple[Tensor, Tensor]:
+    """Cut out crops and flip them: (n, 3, size, size), and the order that sorts them by number and galaxy.
+
+    Those that are flipped alike lie side by side, so that each flip is one pass over one piece of memory.
+    """
+    device, n = images.device, view.number * len(images)
+    windows = images.unfold(2, view.size, 1).unfold(3, view.size, 1)  # (B, 3, tops, lefts, size, size)
+    top, left, flip = (
+        torch.randint(choices, (n,), device=device, generator=generator)
+        for choices in (windows.shape[2], windows.shape[3], len(_FLIPS))
+    )
+    sorting = flip.argsort()
+    crops = windows[sorting % len(images), :, top, left]
+    pieces = crops.split(flip.bincount(minlength=len(_FLIPS)).tolist())
+    for piece, axes in zip(pieces, _FLIPS, strict=True):
+        if axes:
+            piece.copy_(piece.flip(axes))
+    return crops, sorting.argsort()
 
 
 def _kernel(sigma: Tensor) -> Tensor:

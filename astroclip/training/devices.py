@@ -22,6 +22,7 @@ from timm.models import vision_transformer
 from astroclip.errors import ConfigError, UsageError
 from astroclip.models import specformer
 from astroclip.training.callbacks import ClipShards
+from astroclip.training.dino import DinoNetwork
 from astroclip.training.settings import ImageTraining, Training
 
 PRECISIONS: dict[str, Literal["32-true", "bf16-mixed", "16-mixed"]] = {
@@ -30,6 +31,8 @@ PRECISIONS: dict[str, Literal["32-true", "bf16-mixed", "16-mixed"]] = {
     "fp16": "16-mixed",
 }
 BLOCKS = (specformer.Block, vision_transformer.Block)  # what is compiled, and sharded, as one
+# DINOv2's student and teacher are sharded alike, so that the one can follow the other shard by shard
+SHARDED = {*BLOCKS, DinoNetwork}
 
 
 class Place(NamedTuple):
@@ -65,6 +68,10 @@ def find_place(gpus: int | None, nodes: int) -> Place:
     accelerator = "gpu" if here and gpus != 0 else "cpu"
     if (tasks := int(os.environ.get("SLURM_STEP_NUM_TASKS", "1"))) > 1:
         nodes = int(os.environ.get("SLURM_STEP_NUM_NODES", "1"))
+        if tasks % nodes:
+            raise UsageError(f"srun started {tasks} tasks on {nodes} nodes: expected as many on each node")
+        # Lightning takes srun's word for it only if it was asked for so many tasks of each node
+        os.environ.setdefault("SLURM_NTASKS_PER_NODE", str(tasks // nodes))
         return Place(accelerator, tasks // nodes, nodes, SLURMEnvironment(auto_requeue=False))
     if TorchElasticEnvironment.detect():
         devices = int(os.environ["LOCAL_WORLD_SIZE"])
@@ -109,7 +116,7 @@ def make_trainer(
     run, clip_norm = settings.run, settings.optim.clip_norm
     strategy: Strategy | str = "auto"
     if run.strategy == "fsdp":
-        strategy = FSDPStrategy(auto_wrap_policy=set(BLOCKS), state_dict_type="full")
+        strategy = FSDPStrategy(auto_wrap_policy=SHARDED, state_dict_type="full")
         if clip_norm is not None:
             watch, clip_norm = [*watch, ClipShards(clip_norm)], None
     elif place.devices * place.nodes > 1:

@@ -19,7 +19,8 @@ from astroclip.models.checkpoint import convert_checkpoint, load_weights, save_m
 from astroclip.models.clip import build_model
 from astroclip.pairs import SplitSettings, write_pairs
 from astroclip.schema import Split
-from astroclip.training.clip import ClipModule, flip_and_turn, gather_rows
+from astroclip.training.clip import ClipModule, flip_and_turn
+from astroclip.training.ranks import gather_rows
 from astroclip.training.data import make_loader
 from astroclip.training.galaxies import Galaxies
 from astroclip.training.retrieval import find_ranks, measure_retrieval

@@ -9,8 +9,6 @@ import math
 from typing import Any, ClassVar, Self
 
 import torch
-import torch.distributed as dist
-import torch.nn.functional as F
 from lightning import LightningModule
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
@@ -18,13 +16,15 @@ from torch import Tensor, nn
 from astroclip.config import ModelConfig, Settings
 from astroclip.errors import ConfigError
 from astroclip.models.checkpoint import load_weights
-from astroclip.models.clip import AstroCLIP, build_model, clip_loss
+from astroclip.models.clip import AstroCLIP, build_model
 from astroclip.models.specformer import SpectrumEncoder
 from astroclip.models.vit import ImageEncoder
 from astroclip.preprocess.image import prepare_images
 from astroclip.preprocess.spectrum import prepare_spectra
 from astroclip.training.galaxies import ROWS, Batch
+from astroclip.training.halves import contrast, embed_halves, prepare_training_spectra
 from astroclip.training.optim import make_adamw
+from astroclip.training.ranks import count_ranks, gather, gather_rows
 from astroclip.training.retrieval import measure_retrieval
 from astroclip.training.settings import ClipTraining
 
@@ -94,9 +94,12 @@ class ClipModule(LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return the loss of a batch; with ``global`` the same on all ranks."""
         image, spectrum = self._encode(batch, self.settings.augment)
-        if self.settings.loss == "global":
-            image, spectrum = gather(image), gather(spectrum)
-        loss = _loss(image, spectrum, self.scale)
+        loss = self._align(image, spectrum, self.scale)
+        if (halves := self.settings.halves) is not None:
+            flux, ivar = prepare_training_spectra(batch)
+            found = self._align(*embed_halves(self.model, flux, ivar, halves), halves.scale)
+            self.log_dict({"align_loss": loss, "halves_loss": found}, batch_size=len(image))
+            loss = loss + halves.weight * found
         self.log("train_loss", loss, prog_bar=True, batch_size=len(image))
         if self.log_scale is not None:
             self.log("scale", self.log_scale.exp(), batch_size=len(image))
@@ -125,9 +128,9 @@ class ClipModule(LightningModule):
         self._validated.clear()
         order = rows.argsort()
         image, spectrum = image[order], spectrum[order]
-        batch = self.settings.data.batch_size * (_world() if self.settings.loss == "global" else 1)
+        batch = self.settings.data.batch_size * (count_ranks() if self.settings.loss == "global" else 1)
         groups = max(1, round(len(rows) / batch))
-        losses = [_loss(image[i::groups], spectrum[i::groups], self._seen_scale) for i in range(groups)]
+        losses = [contrast(image[i::groups], spectrum[i::groups], self._seen_scale) for i in range(groups)]
         self.log("val_loss", torch.stack(losses).mean(), prog_bar=True, sync_dist=True)
         metrics = measure_retrieval(image, spectrum)
         self.log_dict({f"val_{name}": value for name, value in metrics.items()}, sync_dist=True)
@@ -140,6 +143,12 @@ class ClipModule(LightningModule):
         """Return the model and its settings, with the scale it was trained with or has learned."""
         scale = self.scale if isinstance(self.scale, float) else self.scale.item()
         return self.settings.model.model_copy(update={"logit_scale": scale}), self.model
+
+    def _align(self, left: Tensor, right: Tensor, scale: float | Tensor) -> Tensor:
+        """Return the loss of matching rows, over the batch of all ranks or the rank's own."""
+        if self.settings.loss == "global":
+            left, right = gather(left), gather(right)
+        return contrast(left, right, scale)
 
     def _encode(self, batch: Batch, augment: bool) -> tuple[Tensor, Tensor]:
         """Return the embeddings (B, D) of a batch's images and spectra."""
@@ -157,60 +166,12 @@ class ClipModule(LightningModule):
             parameter.requires_grad_(False)
 
 
-def _loss(image: Tensor, spectrum: Tensor, scale: float | Tensor) -> Tensor:
-    """Return the loss, in float32 whatever the precision of the training."""
-    with torch.autocast(image.device.type, enabled=False):
-        return clip_loss(image, spectrum, scale)
-
-
 def flip_and_turn(images: Tensor) -> Tensor:
     """Show each image of a batch (B, C, H, H) in one of its 8 orientations, drawn from torch's generator."""
     drawn = torch.randint(8, (len(images), 1, 1, 1), device=images.device)
     images = torch.where(drawn & 1 > 0, images.flip(-1), images)
     images = torch.where(drawn & 2 > 0, images.flip(-2), images)
     return torch.where(drawn & 4 > 0, images.mT, images)
-
-
-class _Gather(torch.autograd.Function):
-    """Concatenate the ranks' rows; for a loss that every rank computes alike from all of them.
-
-    The gradient of a rank's own rows is complete then. DDP and FSDP divide the sum over ranks by their
-    number, so it is multiplied by it here; whatever else the loss depends on is left as it is.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:  # noqa: ARG004
-        parts = [torch.empty_like(x) for _ in range(dist.get_world_size())]
-        dist.all_gather(parts, x.contiguous())
-        return torch.cat(parts)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Tensor:  # noqa: ARG004
-        return grad.chunk(dist.get_world_size())[dist.get_rank()] * dist.get_world_size()
-
-
-def gather(x: Tensor) -> Tensor:
-    """Return the rows of all ranks, (B, ...) to (W B, ...), in the order of ranks, with gradient.
-
-    B is the same on all ranks. The gradients of a loss that all ranks compute alike from the result are,
-    averaged over ranks, those of one process with the whole batch.
-    """
-    gathered: Tensor = x if _world() == 1 else _Gather.apply(x)
-    return gathered
-
-
-def gather_rows(x: Tensor) -> Tensor:
-    """Return the rows of all ranks in the order of ranks, without gradient; their numbers may differ."""
-    if _world() == 1:
-        return x
-    counts = gather(torch.tensor([len(x)], device=x.device)).tolist()
-    padded = F.pad(x.detach(), (0, 0) * (x.ndim - 1) + (0, max(counts) - len(x)))
-    parts = gather(padded).split(max(counts))
-    return torch.cat([part[:count] for part, count in zip(parts, counts, strict=True)])
-
-
-def _world() -> int:
-    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
 def _start_from(model: AstroCLIP, modality: str, directory: str) -> None:

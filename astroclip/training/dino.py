@@ -22,7 +22,7 @@ from torch import Generator, Tensor, nn
 
 from astroclip.config import ImageEncoderConfig
 from astroclip.models.vit import ImageEncoder
-from astroclip.training.clip import gather
+from astroclip.training.ranks import gather
 
 GLOBAL_VIEWS = 2
 _SINKHORN_ITERATIONS = 3

@@ -1,0 +1,54 @@
+"""What the ranks of a distributed training know of each other: embeddings gathered, with gradient.
+
+Shapes: B rows of a rank, W ranks.
+"""
+
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor
+
+
+class _Gather(torch.autograd.Function):
+    """Concatenate the ranks' rows; for a loss that every rank computes alike from all of them.
+
+    The gradient of a rank's own rows is complete then. DDP and FSDP divide the sum over ranks by their
+    number, so it is multiplied by it here; whatever else the loss depends on is left as it is.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:  # noqa: ARG004
+        parts = [torch.empty_like(x) for _ in range(dist.get_world_size())]
+        dist.all_gather(parts, x.contiguous())
+        return torch.cat(parts)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:  # noqa: ARG004
+        return grad.chunk(dist.get_world_size())[dist.get_rank()] * dist.get_world_size()
+
+
+def gather(x: Tensor) -> Tensor:
+    """Return the rows of all ranks, (B, ...) to (W B, ...), in the order of ranks, with gradient.
+
+    B is the same on all ranks. The gradients of a loss that all ranks compute alike from the result are,
+    averaged over ranks, those of one process with the whole batch.
+    """
+    gathered: Tensor = x if count_ranks() == 1 else _Gather.apply(x)
+    return gathered
+
+
+def gather_rows(x: Tensor) -> Tensor:
+    """Return the rows of all ranks in the order of ranks, without gradient; their numbers may differ."""
+    if count_ranks() == 1:
+        return x
+    counts = gather(torch.tensor([len(x)], device=x.device)).tolist()
+    padded = F.pad(x.detach(), (0, 0) * (x.ndim - 1) + (0, max(counts) - len(x)))
+    parts = gather(padded).split(max(counts))
+    return torch.cat([part[:count] for part, count in zip(parts, counts, strict=True)])
+
+
+def count_ranks() -> int:
+    """Return the number of ranks, 1 where nothing is distributed."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1

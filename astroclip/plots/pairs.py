@@ -1,12 +1,9 @@
-"""Figures: what galaxies look like, images beside their spectra; losses. The only room that draws.
+"""Galaxies: what they look like, images beside their spectra.
 
-Figures are made without pyplot: no window, no backend chosen, no setting of the caller's changed.
 Shapes: n galaxies, H W rows and columns of an image, S wavelengths.
 """
 
-import os
-from collections.abc import Mapping, Sequence
-from itertools import cycle, product
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,13 +14,12 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.patheffects import withStroke
 from numpy.typing import ArrayLike, NDArray
 
-from astroclip.errors import DataError, UsageError
+from astroclip.errors import DataError
+from astroclip.plots.files import check_figure, write_figure
 from astroclip.preprocess.image import to_rgb
 from astroclip.schema import PIXSCALE
 from astroclip.surveys.grid import Spectra
 
-SUFFIXES = (".png", ".pdf")
-DPI = 160
 SMOOTHING = (1.0, 3.0)  # px, least and most that a drawn line is smoothed, standard deviation of a Gaussian
 SMOOTHED_SNR = 9.0  # median signal-to-noise ratio of a pixel, above which a line is smoothed least
 
@@ -32,7 +28,6 @@ IMAGES_A_ROW = 4
 MISSING = 0.5  # grey of pixels without a measurement
 # Okabe & Ito 2008, told apart by the colour-blind; line styles tell the same
 EMISSION, ABSORPTION, RAW, SMOOTH, ERROR = "#D55E00", "#0072B2", "#BDBDBD", "#000000", "#56B4E9"
-LOSSES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000")  # Okabe & Ito too
 
 
 class Line(NamedTuple):
@@ -144,38 +139,6 @@ def draw_pairs(
     if spectra is not None:
         _finish_columns([right for _, right in axes])
     return figure
-
-
-def check_figure(path: str | Path, overwrite: bool = False) -> None:
-    """Refuse a figure that cannot be written, before anything is drawn; see `plot_pairs`."""
-    target = Path(path)
-    if target.suffix.lower() not in SUFFIXES:
-        raise UsageError(f"{path}: figures are written as {' or '.join(SUFFIXES)}")
-    if not target.parent.is_dir():
-        raise DataError(f"{path}: there is no folder {target.parent}. Make it first")
-    if target.is_dir() or (target.exists() and not overwrite):
-        raise UsageError(f"{path}: exists already. Choose another name, or overwrite it")
-
-
-def write_figure(figure: Figure, path: str | Path) -> None:
-    """Write a figure beside its target and rename it; the suffix tells the format.
-
-    Raises
-    ------
-    DataError
-        If it cannot be written.
-    """
-    target = Path(path)
-    form = target.suffix.lower().removeprefix(".")
-    beside = target.with_name(f".{target.name}.{os.getpid()}")
-    undated = {"CreationDate": None} if form == "pdf" else {}  # the same data give the same bytes
-    try:
-        figure.savefig(beside, format=form, dpi=DPI, metadata=undated)
-        beside.replace(target)
-    except OSError as error:
-        raise DataError(f"{path}: cannot write it: {error.strerror}. Choose another place") from error
-    finally:
-        beside.unlink(missing_ok=True)
 
 
 def smooth_spectrum(
@@ -317,42 +280,3 @@ def _finish_columns(spectra: list[Axes]) -> None:
         frameon=False, fontsize=7.5, handlelength=1.5,
     )  # fmt: skip
     spectra[-1].set_xlabel("observed wavelength (vacuum)  [Å]", fontsize=9)
-
-
-def plot_losses(rows: Sequence[Mapping[str, float]], path: str | Path, *, overwrite: bool = False) -> None:
-    """Draw how the losses of a training fell with its steps, into a PNG or PDF file.
-
-    Every metric whose name ends in ``loss`` is a line: that of training as it is, that of validation with a
-    circle at each value, the best one ringed. The axis of losses is logarithmic if all are positive.
-
-    Parameters
-    ----------
-    rows
-        Metrics of steps, each with a `step`; as from `astroclip.training.record.read_metrics`.
-
-    Raises
-    ------
-    UsageError, DataError
-        As `plot_pairs`.
-    """
-    check_figure(path, overwrite)
-    figure = Figure((6.4, 4.0), layout="constrained")
-    axes = figure.subplots()
-    names = sorted({name for row in rows for name in row if name.endswith("loss")})
-    lines = {name: [(row["step"], row[name]) for row in rows if name in row] for name in names}
-    for name, style in zip(names, cycle(product(("-", "--", ":"), LOSSES)), strict=False):
-        steps, losses = zip(*lines[name], strict=True)
-        validates = name.startswith("val")
-        marker, width = ("o", 1.4) if validates else (None, 0.9)
-        axes.plot(steps, losses, style[0], color=style[1], lw=width, marker=marker, ms=3, label=name)
-        if validates:
-            best = int(np.argmin(losses))
-            axes.plot(steps[best], losses[best], "o", color=style[1], ms=9, mfc="none", mew=1.4)
-    if names and min(loss for line in lines.values() for _, loss in line) > 0:
-        axes.set_yscale("log")
-    axes.set_xlabel("step (updates of the weights)")
-    axes.set_ylabel("loss")
-    axes.tick_params(which="both", direction="in", top=True, right=True)
-    if names:
-        axes.legend(frameon=False)
-    write_figure(figure, path)

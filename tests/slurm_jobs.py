@@ -1,9 +1,11 @@
 """Functions that the tests run as Slurm jobs."""
 
+import itertools
 import json
 import multiprocessing
 import os
 import signal
+import subprocess
 import time
 from pathlib import Path
 from typing import Any
@@ -52,11 +54,30 @@ def tell_place(output: Path) -> None:
     (output / f"{os.environ['SLURM_PROCID']}.json").write_text(json.dumps(list(told.values())))
 
 
-def train_slowly(delay_s: float, **arguments: Any) -> None:
-    """Train, with a rest after every step."""
+def train_to_the_limit(resume: bool = False, **arguments: Any) -> None:
+    """Train; after two steps bring the job's time limit near, and go on at half a second a step."""
     from astroclip.training.fit import train
 
-    train(**arguments, progress=lambda done, total, note: time.sleep(delay_s))
+    step = itertools.count(1)
+
+    def linger(done: int, total: int, note: str) -> None:
+        if next(step) == 2:
+            _set_time_limit(2)
+        time.sleep(0.5)
+
+    try:
+        train(**arguments, resume=resume, progress=None if resume else linger)
+    except StoppedError:
+        _set_time_limit(60)
+        raise
+
+
+def _set_time_limit(minutes: int) -> None:
+    """Let this job run for so many minutes from now on, rounded down."""
+    job = os.environ["SLURM_JOB_ID"]
+    told = subprocess.run(["squeue", "-h", "-j", job, "-o", "%M"], capture_output=True, text=True, check=True)
+    limit = int(told.stdout.split(":")[-2]) + minutes
+    subprocess.run(["scontrol", "update", f"JobId={job}", f"TimeLimit={limit}"], check=True)
 
 
 def _begin(output: Path, resume: bool) -> int:

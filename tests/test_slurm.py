@@ -4,26 +4,49 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import fitsio
 import numpy as np
 import pytest
 import slurm_jobs
+import torch
+import yaml
+from training_pairs import write_training_pairs
 from typer.testing import CliRunner
 
 from astroclip.cli.main import app
+from astroclip.config import read_yaml
 from astroclip.embed import embed_catalog
-from astroclip.errors import UsageError
+from astroclip.errors import ConfigError, UsageError
 from astroclip.launch import JobFailedError, Launcher, SlurmOptions, Submitted, follow
+from astroclip.models.checkpoint import is_model_directory
+from astroclip.training.fit import train
 
 pytest.importorskip("submitit", reason="needs submitit: pip install 'astroclip[train]'")
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[1]
 WAIT_S = 100  # for what takes a second
+TINY = {
+    "model": {
+        "spectrum": {
+            "section_length": 100,
+            "section_overlap": 0,
+            "embed_dim": 16,
+            "num_layers": 1,
+            "num_heads": 2,
+        }
+    },
+    "masking": {"chunks": 6, "width": 6},
+    "optim": {"lr": 1e-3, "warmup_steps": 2, "decay_steps": 300},
+    "data": {"batch_size": 2},
+    "run": {"steps": 300, "log_every": 1},
+}
 
 
 @pytest.fixture(scope="module")
@@ -39,12 +62,36 @@ def slurm() -> Iterator[None]:
         patch.setenv("SLURM_CONF", f"{folder}/slurm.conf")
         patch.setenv("PYTHONPATH", str(Path(__file__).parent))
         patch.setenv("OMP_NUM_THREADS", "1")
+        patch.setenv("MASTER_ADDR", "127.0.0.1")  # elsewhere nodes have names that can be looked up
         try:
             subprocess.run([script, "start", folder, str(os.getpid())], check=True)
             yield
         finally:
             subprocess.run([script, "stop", folder], check=True)
             shutil.rmtree(folder)
+
+
+@pytest.fixture(scope="module")
+def pairs(tmp_path_factory) -> Path:
+    return write_training_pairs(tmp_path_factory.mktemp("data") / "pairs.h5", training=11, validation=3)
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory) -> Path:
+    """The settings of a training that takes seconds."""
+    path = tmp_path_factory.mktemp("settings") / "tiny.yaml"
+    path.write_text(yaml.safe_dump(TINY))
+    return path
+
+
+@pytest.fixture(scope="module", autouse=True)
+def limited(slurm, pairs, tiny, tmp_path_factory) -> tuple[Submitted, Path, dict[str, Any]]:
+    """A training in a job that reaches its time limit while other tests run; its run, and its arguments."""
+    run = tmp_path_factory.mktemp("limited") / "run"
+    work = {"kind": "spectrum", "data": pairs, "config": tiny, "gpus": 0}
+    launcher = Launcher(run / "slurm", "test", SlurmOptions(time="60"))
+    [job] = launcher.submit(slurm_jobs.train_to_the_limit, [work | {"run": run}], {"resume": True})
+    return job, run, work
 
 
 @pytest.fixture
@@ -56,12 +103,12 @@ def signal(job: Submitted, name: str) -> None:
     subprocess.run(["scancel", "--signal", name, job.id], check=True)
 
 
-def wait_for_step(output: Path, step: int) -> None:
+def wait_for(condition: Callable[[], bool]) -> None:
     for _ in range(WAIT_S * 10):
-        if output.exists() and json.loads(output.read_text())["step"] >= step:
+        if condition():
             return
         time.sleep(0.1)
-    raise TimeoutError(output)
+    raise TimeoutError
 
 
 def log_of(job: Submitted) -> list[str]:
@@ -122,8 +169,9 @@ def test_jobs_that_are_stopped_go_on(launcher, tmp_path):
         name: launcher.submit(function, [{"output": outputs[name], "more": 100_000}], again)[0]
         for name, function in functions.items()
     }
-    for name, output in outputs.items():
-        wait_for_step(output, 5 if name == "killed" else 0)
+    for output in outputs.values():
+        wait_for(output.exists)
+    wait_for(lambda: json.loads(outputs["killed"].read_text())["step"] >= 5)
     signal(jobs["killed"], "USR2")
     signal(jobs["saved"], "USR2")
     signal(jobs["ended"], "TERM")
@@ -191,3 +239,56 @@ def test_embed_as_an_array(slurm, tiny_model, tmp_path, rng):
     with pytest.raises(JobFailedError, match=r"gone\.fits: cannot read it") as failure:
         log_of(Submitted(vanishing["job"], Path(vanishing["log"])))
     assert failure.value.exit_code == 3
+
+
+def test_a_training_goes_on_after_its_time_limit(limited, pairs, tmp_path):
+    job, run, work = limited
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # as in the job
+    train(**work, run=tmp_path / "whole")
+    torch.set_num_threads(threads)
+    lines = log_of(job)
+    assert lines[-1] == f"job {job.id}: completed"
+    assert sum("Requeued job" in line for line in lines) == 1
+    states = [torch.load(r / "checkpoints/last.ckpt", weights_only=True) for r in (run, tmp_path / "whole")]
+    assert [state["global_step"] for state in states] == [300, 300]
+    weights, expected = (state["state_dict"] for state in states)
+    assert all(torch.equal(weights[name], expected[name]) for name in expected)
+    assert (run / "model.safetensors").read_bytes() == (tmp_path / "whole/model.safetensors").read_bytes()
+
+
+def test_a_training_over_two_nodes(slurm, pairs, tiny, tmp_path):
+    words = ["train", "spectrum", pairs, "-o", tmp_path / "run", "-c", tiny, "run.steps=3"]
+    slurm_words = [
+        "--slurm",
+        "--nodes",
+        2,
+        "--gpus",
+        1,
+        "--setup",
+        "export MASTER_ADDR=127.0.0.1",
+        "--follow",
+    ]
+    shown = astroclip(*words, *slurm_words).splitlines()
+    number = shown[0].split()[1]
+    assert shown[-1] == f"job {number}: completed"
+    assert any(line.startswith("step 3: ") for line in shown)
+    assert (tmp_path / "run/slurm" / f"{number}_1_log.out").exists()
+    assert read_yaml(tmp_path / "run/training.yaml")["devices"] == 2
+    assert is_model_directory(tmp_path / "run")
+
+
+def test_a_training_inside_an_allocation(slurm, pairs, tiny, tmp_path):
+    words = ["train", "spectrum", pairs, "-o", tmp_path / "run", "-c", tiny, "run.steps=3"]
+    command = ["srun", "--ntasks", "2", sys.executable, "-m", "astroclip.cli.main", *map(str, words)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("finished") == 1  # one of them speaks
+    assert read_yaml(tmp_path / "run/training.yaml")["devices"] == 2
+
+
+def test_a_training_is_checked_before_it_is_queued(slurm, pairs, tiny, tmp_path):
+    words = ["train", "spectrum", pairs, "-o", tmp_path / "run", "-c", tiny, "optim.lrr=1"]
+    with pytest.raises(ConfigError, match=r"optim\.lrr"):
+        astroclip(*words, "--slurm", "--gpus", 1)
+    assert not (tmp_path / "run").exists()

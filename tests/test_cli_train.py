@@ -18,12 +18,13 @@ from astroclip.cli.main import app
 from astroclip.training.record import read_metrics
 
 SPECTRUM = ("model.spectrum.embed_dim=16", "model.spectrum.num_layers=1", "model.spectrum.num_heads=2",
-            "model.spectrum.section_length=100", "model.spectrum.section_overlap=0")  # fmt: skip
+            "model.spectrum.section_length=100", "model.spectrum.section_overlap=0",
+            "model.spectrum.max_len=100")  # fmt: skip
 IMAGE = ("model.image.embed_dim=24", "model.image.depth=1", "model.image.num_heads=2",
          "model.image.patch_size=24")  # fmt: skip
-RHYTHM = ("data.batch_size=3", "run.steps=2", "run.val_every=1", "run.log_every=1")
+RHYTHM = ("data.batch_size=3", "data.workers=0", "run.steps=2", "run.val_every=1", "run.log_every=1")
 SIZES = {
-    "spectrum": (*SPECTRUM, "masking.width=6"),
+    "spectrum": (*SPECTRUM, "masking.width=6", "loss=mse"),
     "image": (*IMAGE, "views.local_size=48", "views.local_count=2", "prototypes.count=32"),
     "clip": (*SPECTRUM, *IMAGE, "model.head.embed_dim=16", "model.head.num_heads=2"),
 }

@@ -21,7 +21,8 @@ from astroclip.training.record import Metrics, read_metrics
 TINY = (
     "model.spectrum.section_length=100", "model.spectrum.section_overlap=0", "masking.width=6",
     "model.spectrum.embed_dim=16", "model.spectrum.num_layers=1", "model.spectrum.num_heads=2",
-    "data.batch_size=2", "data.run_rows=3", "optim.warmup_steps=2", "run.log_every=1", "run.patience=null",
+    "data.batch_size=2", "data.run_rows=3", "data.workers=0", "optim.lr=1e-3", "optim.warmup_steps=2",
+    "optim.decay_steps=5000", "run.precision=fp32", "run.log_every=1",
 )  # fmt: skip
 
 
@@ -39,7 +40,7 @@ def pairs(tmp_path_factory) -> Path:
 
 
 def fit(pairs: Path, run: Path, *overrides: str, **options):
-    options = {"config": "mini-spectrum", "gpus": 0} | options
+    options = {"config": "spectrum", "gpus": 0} | options
     return train("spectrum", pairs, run, overrides=[*TINY, *overrides], **options)
 
 

@@ -88,7 +88,10 @@ class NanGuard(Callback):
 
 
 class ClipShards(Callback):
-    """Clips the norm of the gradient where the weights are sharded over ranks; Lightning does the rest."""
+    """Clips the gradient where the weights are sharded over ranks, which Lightning does not.
+
+    The norm is that of all weights, also of images, where encoder and head are clipped apart otherwise.
+    """
 
     def __init__(self, clip_norm: float) -> None:
         self._clip_norm = clip_norm

@@ -23,7 +23,7 @@ from astroclip.errors import ConfigError, UsageError
 from astroclip.models import specformer
 from astroclip.training.callbacks import ClipShards
 from astroclip.training.dino import DinoNetwork
-from astroclip.training.settings import ImageTraining, Training
+from astroclip.training.settings import Training
 
 PRECISIONS: dict[str, Literal["32-true", "bf16-mixed", "16-mixed"]] = {
     "fp32": "32-true",
@@ -100,11 +100,6 @@ def check_place(settings: Training, place: Place) -> None:
         raise ConfigError("run.precision=fp16 needs a GPU; on a CPU use bf16 or fp32")
     if place.accelerator == "cpu" and run.strategy == "fsdp":
         raise ConfigError("run.strategy=fsdp needs GPUs; on a CPU use ddp")
-    if isinstance(settings, ImageTraining) and run.strategy == "fsdp":
-        raise ConfigError(
-            "run.strategy=fsdp: the teacher of images follows its student weight by weight, which shards of "
-            "either cannot do; use ddp"
-        )
     if run.wandb and find_spec("wandb") is None:
         raise ConfigError("run.wandb=true, but wandb is not installed: pip install wandb")
 

@@ -2,7 +2,10 @@
 
 import os
 import signal
+import sys
+from importlib.machinery import ModuleSpec
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
 
 import h5py
 import numpy as np
@@ -228,6 +231,25 @@ def test_metrics_can_be_read_at_any_time(tmp_path):
         read_metrics(path)
 
 
+def test_weights_and_biases_keep_one_run_of_a_resumed_one(pairs, tmp_path, monkeypatch):
+    """A stand-in for the service, which is not installed here."""
+    opened, logged = [], {}
+
+    def init(**options):
+        opened.append(options)
+        return SimpleNamespace(id="abc", log=lambda values, step: logged.update({step: values}), finish=list)
+
+    with pytest.raises(ConfigError, match="pip install wandb"):
+        fit(pairs, tmp_path / "run", "run.wandb=true")
+    module = ModuleType("wandb")
+    module.init, module.__spec__ = init, ModuleSpec("wandb", None)
+    monkeypatch.setitem(sys.modules, "wandb", module)
+    fit(pairs, tmp_path / "run", "run.steps=1", "run.wandb=true")
+    fit(pairs, tmp_path / "run", "run.steps=2", "run.wandb=true", resume=True)
+    assert [options["id"] for options in opened] == [None, "abc"]
+    assert [values["train_loss"] > 0 for values in logged.values()] == [True, True]
+
+
 # --- what goes wrong --------------------------------------------------------------------------------------
 
 
@@ -270,7 +292,15 @@ def test_data_that_cannot_be_trained_on(pairs, tmp_path):
     empty = write_training_pairs(tmp_path / "empty.h5", training=0, validation=2)
     with pytest.raises(DataError, match="no galaxy to train with"):
         fit(empty, tmp_path / "run")
+    with h5py.File(tmp_path / "published.h5", "w") as file, h5py.File(pairs) as own:
+        for group in map(str, range(2)):
+            file[f"{group}/images"] = np.zeros((8, 152, 152, 3), "f4")
+            file[f"{group}/spectra"] = np.nan_to_num(own["flux"][:8])[..., None]
+            file[f"{group}/redshifts"], file[f"{group}/targetids"] = np.zeros(8), np.arange(8)
+    with pytest.raises(DataError, match="has no 'ivar', which loss=ivar needs"):
+        fit(tmp_path / "published.h5", tmp_path / "run", "loss=ivar")
     assert not (tmp_path / "run").exists()
+    assert fit(tmp_path / "published.h5", tmp_path / "run", "run.steps=1").steps == 1
 
 
 def test_a_run_that_is_there_is_kept(pairs, tmp_path):

@@ -93,7 +93,16 @@ class Record(Callback):
     def __init__(self, run: Path, settings: RunSettings, batch_size: int, progress: Progress | None) -> None:
         self._run, self._settings, self._batch_size, self._progress = run, settings, batch_size, progress
         self._rate, self._losses = 0.0, ""
+        self._wandb_id: str | None = None
         self.galaxies_per_s = 0.0
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a resumed run has to know: where Weights & Biases keeps it."""
+        return {"wandb": self._wandb_id}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take over what `state_dict` gave."""
+        self._wandb_id = state_dict["wandb"]
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Open the files."""
@@ -102,7 +111,7 @@ class Record(Callback):
         if trainer.is_global_zero:
             self._metrics = Metrics(self._run / METRICS, trainer.global_step)
             self._board = SummaryWriter(self._run / TENSORBOARD, purge_step=trainer.global_step + 1)
-            self._wandb = _open_wandb(self._run) if self._settings.wandb else None
+            self._wandb = self._open_wandb() if self._settings.wandb else None
 
     def on_before_optimizer_step(
         self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer
@@ -144,6 +153,16 @@ class Record(Callback):
             if self._wandb is not None:
                 self._wandb.finish()
 
+    def _open_wandb(self) -> Any:
+        """Return the run of Weights & Biases, the same one when it is resumed."""
+        import wandb
+
+        run = wandb.init(
+            project="astroclip", name=self._run.name, dir=self._run, id=self._wandb_id, resume="allow"
+        )
+        self._wandb_id = run.id
+        return run
+
     def _tell(self, step: int) -> str:
         """Return the last losses, throughput and estimated end in words."""
         seconds = (self._settings.steps - step) * self._galaxies / self.galaxies_per_s
@@ -159,9 +178,3 @@ class Record(Callback):
         self._board.flush()
         if self._wandb is not None:
             self._wandb.log(values, step=trainer.global_step)
-
-
-def _open_wandb(run: Path) -> Any:
-    import wandb
-
-    return wandb.init(project="astroclip", name=run.name, dir=run, id=run.name, resume="allow")

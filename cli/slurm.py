@@ -121,8 +121,11 @@ def _say_now(line: str) -> None:
 
 def _print_scripts(launcher: "Launcher", calls: int, then: bool) -> None:
     """Print the batch script of a job, or of an array and of what comes after it."""
-    out.say(launcher.script(calls))
-    if then:
-        from astroclip.launch import Submitted
+    from astroclip.launch import Submitted
 
-        out.say(launcher.following([Submitted("ARRAY-JOB", launcher.folder)]).script())
+    scripts = [launcher.script(calls)]
+    if then:
+        scripts.append(launcher.following([Submitted("ARRAY-JOB", launcher.folder)]).script())
+    if out.json:
+        out.result({"scripts": scripts})
+    out.say("\n".join(scripts))

@@ -9,13 +9,12 @@ import fitsio
 import numpy as np
 import pytest
 from slurm_jobs import count
+from training_pairs import write_training_pairs
 from typer.testing import CliRunner
 
 from astroclip.cli.main import app
 from astroclip.errors import AstroclipError, DataError, UsageError
 from astroclip.launch import JobFailedError, Launcher, SlurmOptions, Submitted, follow, queue
-
-pytest.importorskip("submitit", reason="needs submitit: pip install 'astroclip[train]'")
 
 
 @pytest.fixture
@@ -205,7 +204,25 @@ def test_dry_run_prints_scripts_and_writes_nothing(catalog, tiny_model, tmp_path
     two = run(*words, "--array", 2).stdout.split("#!/bin/bash")[1:]
     assert flags(two[0])["array"] == "0-1%2"
     assert "dependency" in flags(two[1])
+    assert len(json.loads(run("--json", *words, "--array", 2).stdout)["scripts"]) == 2
     assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_trainings_have_a_process_a_gpu(tmp_path):
+    pairs = write_training_pairs(tmp_path / "pairs.h5", training=2, validation=1)
+    words = ["train", "clip", pairs, "-o", tmp_path / "run", "-c", "mini-clip", "train_encoders=true"]
+    slurm = ["--slurm", "--dry-run", "--constraint", "a100", "--gpus", 4, "--nodes", 5, "--time", "2-0"]
+    done = run(*words, *slurm)
+    assert done.exit_code == 0, done.exception
+    asked = flags(done.stdout)
+    assert {name: asked[name] for name in ("nodes", "gpus-per-node", "ntasks-per-node", "time")} == {
+        "nodes": "5", "gpus-per-node": "4", "ntasks-per-node": "4", "time": "2880",
+    }  # fmt: skip
+    assert asked["output"] == str(tmp_path / "run" / "slurm" / "%j_0_log.out")
+    assert flags(run(*words, "--slurm", "--dry-run").stdout)["ntasks-per-node"] == "1"
+    with pytest.raises(AstroclipError, match="optim"):
+        raise run(*words, "optim.lrr=1", *slurm).exception
+    assert [path.name for path in tmp_path.iterdir()] == ["pairs.h5"]
 
 
 @pytest.mark.parametrize(

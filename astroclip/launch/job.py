@@ -41,6 +41,7 @@ class Call:
         _log.setLevel(logging.INFO)
         requeue = _keep_to_this_process(_stop_signal())
         restarted = int(os.environ.get("SLURM_RESTART_COUNT", "0")) > 0
+        error_file(self.folder, _own_id()).unlink(missing_ok=True)  # of an earlier start
         try:
             self.function(**self.arguments | (self.again if restarted else {}))
         except AstroclipError as error:

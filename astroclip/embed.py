@@ -190,7 +190,7 @@ def missing_shards(output: Path, count: int, overwrite: bool, resume: bool) -> l
     paths = [_output_path(output, output, (i, count)) for i in range(count)]
     missing = [i for i, path in enumerate(paths) if not (resume and path.exists())]
     if not missing:
-        raise UsageError(f"{output}: all {count} shards are there. Put them together with --merge --shards {count}")
+        raise UsageError(f"{output}: all {count} shards are there. Join them with --merge --shards {count}")
     for i in missing:
         check_output(paths[i].resolve(), str(paths[i]), overwrite, FITS_SUFFIXES)
     return [(i, count) for i in missing]

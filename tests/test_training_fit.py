@@ -1,8 +1,10 @@
 """Runs: they resume exactly, end as models, guard what is there, and refuse before they write."""
 
+import multiprocessing
 import os
 import signal
 import sys
+import time
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -67,10 +69,13 @@ def assert_same_run(one: Path, other: Path):
 
 
 def signal_at(step: int, galaxies: int, number: signal.Signals = signal.SIGTERM):
-    """Return a listener that signals this process when so many steps are done."""
+    """Return a listener that, after so many steps, signals this process and those that read for it."""
 
     def listen(done: int, total: int, note: str) -> None:
         if done == step * galaxies:
+            for child in multiprocessing.active_children():
+                os.kill(child.pid, number)
+            time.sleep(0.2)  # for their end to be noticed, if they end
             os.kill(os.getpid(), number)
 
     return listen

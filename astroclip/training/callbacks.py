@@ -13,11 +13,11 @@ from lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from astroclip.errors import ConfigError, DataError, StoppedError
+from astroclip.training.data import STOP_SIGNALS
 from astroclip.training.settings import RunSettings
 
 LAST, BEST = "last.ckpt", "best.ckpt"
 VALIDATION_LOSS = "val_loss"
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
 
 
 class StepSeed(Callback):
@@ -195,9 +195,7 @@ class Checkpoints(Callback):
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         """Note that the run is to stop; a second Ctrl-C stops at once."""
-        if os.getpid() != self._owner:  # a reading process
-            if number == signal.SIGTERM:
-                os._exit(128 + number)
+        if os.getpid() != self._owner:  # a process that is about to read
             return
         if self._stop == signal.SIGINT == number:
             raise KeyboardInterrupt

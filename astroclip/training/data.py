@@ -8,6 +8,7 @@ what is kept in memory is 1 + 8 / R bytes a row.
 Shapes: B galaxies of a rank's batch, W ranks, n rows of a part.
 """
 
+import signal
 from collections.abc import Iterator, Sequence
 from itertools import count
 
@@ -20,6 +21,8 @@ from astroclip.errors import ConfigError, DataError, UsageError
 from astroclip.schema import Split
 from astroclip.training.galaxies import Batch, Galaxies
 
+# What stops a run, which saves first: Slurm's time limit and pre-emption, Ctrl-C
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
 _BLOCK = 4096  # rows whose members are counted together
 
 
@@ -201,4 +204,11 @@ def make_loader(
         num_workers=workers,
         pin_memory=torch.cuda.is_available(),
         persistent_workers=workers > 0,
+        worker_init_fn=_ignore_stop_signals,
     )
+
+
+def _ignore_stop_signals(worker: int) -> None:  # noqa: ARG001 - as DataLoader calls it
+    """Leave these signals to the process that trains and ends this one; Slurm sends them to both."""
+    for number in STOP_SIGNALS:
+        signal.signal(number, signal.SIG_IGN)

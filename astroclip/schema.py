@@ -177,6 +177,15 @@ class PredictFlag(IntFlag):
     FEW_NEIGHBOURS = 2  # the reference has fewer rows than neighbours asked for: all of them were used
 
 
+# --- the table of look-alikes, written by search: these columns, then those of the rows found --------------
+SEARCH_HDU = "FOUND"
+SEARCH_COLUMNS = (
+    ColumnSpec("RANK", "i4", comment="1 = most similar"),
+    ColumnSpec("SIMILARITY", "f4", comment="cosine to the query; over both columns: their mean"),
+    ColumnSpec("CATALOG_ROW", "i8", comment="row of the table searched, from 0"),
+)
+
+
 # --- the match table, written by crossmatch ---------------------------------------------------------------
 MATCH_HDU = "MATCHES"
 MATCH_COLUMNS = (

@@ -9,7 +9,7 @@ import typer
 from astroclip import __version__
 from astroclip.errors import AstroclipError
 
-from . import crossmatch, embed, inspect, mock, models, predict, train
+from . import crossmatch, embed, inspect, mock, models, predict, search, train
 from .output import output
 
 app = typer.Typer(
@@ -23,6 +23,7 @@ app.command("crossmatch")(crossmatch.crossmatch)
 app.command("embed")(embed.embed)
 app.command("inspect")(inspect.inspect)
 app.command("mock")(mock.mock)
+app.command("search")(search.search)
 app.command("train")(train.train)
 app.add_typer(predict.app, name="predict", help="Estimate redshifts from embeddings (or any vector column).")
 app.add_typer(models.app, name="models", help="List, make, fetch, convert and describe models.")

@@ -1,9 +1,10 @@
-"""Figures: what galaxies look like, images beside their spectra; losses. The only room that draws.
+"""Figures: what galaxies look like, look-alikes, losses. The only room that draws.
 
 Figures are made without pyplot: no window, no backend chosen, no setting of the caller's changed.
 """
 
 from astroclip.plots.files import check_figure, write_figure
+from astroclip.plots.gallery import Shown, check_gallery, plot_gallery
 from astroclip.plots.losses import plot_losses
 from astroclip.plots.pairs import (
     EMISSION,
@@ -18,8 +19,11 @@ __all__ = [
     "EMISSION",
     "IMAGES_A_ROW",
     "LINES",
+    "Shown",
     "check_figure",
+    "check_gallery",
     "draw_pairs",
+    "plot_gallery",
     "plot_losses",
     "plot_pairs",
     "smooth_spectrum",

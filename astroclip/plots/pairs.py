@@ -85,6 +85,7 @@ def draw_pairs(
     titles: Sequence[str],
     *,
     pixscale: float | None = PIXSCALE,
+    stretched: bool = False,
 ) -> Figure:
     """Draw galaxies: the image of each beside its spectrum, a row each; without spectra, images alone.
 
@@ -107,6 +108,8 @@ def draw_pairs(
         n texts, one a galaxy.
     pixscale
         arcsec/px of the images; None: no scale bar.
+    stretched
+        The images are z, r, g in [0, 1] already, as the encoder sees them.
 
     Raises
     ------
@@ -114,7 +117,7 @@ def draw_pairs(
         If there is nothing to draw, or numbers of galaxies differ.
     """
     n = len(titles)
-    rgb = None if images is None else np.moveaxis(to_rgb(images).numpy(), 1, -1)
+    rgb = None if images is None else np.moveaxis(np.asarray(images if stretched else to_rgb(images)), 1, -1)
     z = np.full(n, np.nan) if redshifts is None else np.asarray(redshifts, float)
     found = {"images": rgb, "spectra": None if spectra is None else spectra.flux, "redshifts": z}
     wrong = [f"{len(what)} {name}" for name, what in found.items() if what is not None and len(what) != n]

@@ -23,7 +23,7 @@ from astroclip.preprocess.image import prepare_images
 from astroclip.preprocess.spectrum import prepare_spectra
 from astroclip.training.galaxies import ROWS, Batch
 from astroclip.training.halves import contrast, embed_halves, prepare_training_spectra
-from astroclip.training.optim import make_adamw
+from astroclip.training.optim import make_optimizer
 from astroclip.training.ranks import count_ranks, gather, gather_rows
 from astroclip.training.retrieval import measure_retrieval
 from astroclip.training.settings import ClipTraining
@@ -136,8 +136,8 @@ class ClipModule(LightningModule):
         self.log_dict({f"val_{name}": value for name, value in metrics.items()}, sync_dist=True)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """Return AdamW over what learns, and its schedule."""
-        return make_adamw(self.parameters(), self.settings.optim)
+        """Return the optimiser of what learns, and its schedule."""
+        return make_optimizer(self.named_parameters(), self.settings.optim)
 
     def trained_model(self) -> tuple[ModelConfig, AstroCLIP]:
         """Return the model and its settings, with the scale it was trained with or has learned."""

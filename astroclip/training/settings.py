@@ -19,8 +19,12 @@ Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class OptimSettings(Settings):
-    """AdamW with a linear warm-up and a cosine, both counted in steps."""
+    """AdamW or Muon with a linear warm-up and a cosine, both counted in steps.
 
+    Muon steps the hidden matrices, AdamW with the same rate the rest: `astroclip.training.optim.MuonAdamW`.
+    """
+
+    algorithm: Literal["adamw", "muon"] = "adamw"
     lr: float = Field(gt=0)  # the highest learning rate, at the end of the warm-up
     betas: tuple[float, float] = (0.9, 0.999)
     weight_decay: float = Field(0.0, ge=0)  # a step takes off lr * weight_decay of a weight
@@ -105,6 +109,7 @@ class SpectrumTraining(Settings):
         slicing = model.spectrum.section_length, model.spectrum.section_overlap
         patches = count_patches(N_WAVE, *slicing) + 1
         chunks, width = self.masking.chunks, self.masking.width
+        _check_strategy(self)
         if self.loss == "halves" and self.halves is None:
             raise ValueError("loss=halves needs a section 'halves', for example halves.scale=20")
         if self.loss != "halves" and ((2 * chunks - 1) * width > patches or patches // chunks <= width):
@@ -142,6 +147,7 @@ class ClipTraining(Settings):
         model = self.model
         if model.image is None or model.spectrum is None or model.head is None:
             raise ValueError("model: expected sections 'image', 'spectrum' and 'head'")
+        _check_strategy(self)
         if self.halves and not self.train_encoders:
             raise ValueError("halves: teach the spectrum encoder, which train_encoders=false keeps as it is")
         lacking = [name for name in ("image", "spectrum") if getattr(self, name) is None]
@@ -204,6 +210,7 @@ class ImageOptimSettings(OptimSettings):
     `clip_norm` holds for the encoder and for the projection head, each on its own.
     """
 
+    algorithm: Literal["adamw"] = "adamw"
     lr_batch: int | None = Field(1024, gt=0)  # galaxies of a step for which lr is meant; null = any number
     final_weight_decay: float = Field(0.01, ge=0)  # at decay_steps; a cosine from weight_decay
     layer_decay: float = Field(0.9, gt=0, le=1)  # the rate of a block is this times that of the next one
@@ -246,6 +253,11 @@ KINDS: dict[str, type[SpectrumTraining] | type[ImageTraining] | type[ClipTrainin
     "image": ImageTraining,
     "clip": ClipTraining,
 }
+
+
+def _check_strategy(settings: SpectrumTraining | ClipTraining) -> None:
+    if settings.optim.algorithm == "muon" and settings.run.strategy == "fsdp":
+        raise ValueError("optim: muon needs whole matrices, which run.strategy=fsdp shards; use ddp")
 
 
 def read_training(

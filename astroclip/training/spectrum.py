@@ -17,7 +17,7 @@ from astroclip.models.clip import AstroCLIP, build_model
 from astroclip.models.specformer import SpectrumEncoder, masked_mse
 from astroclip.preprocess.spectrum import mask_chunks, standardise, to_patches
 from astroclip.training.halves import contrast, embed_halves, prepare_training_spectra
-from astroclip.training.optim import make_adamw
+from astroclip.training.optim import make_optimizer
 from astroclip.training.ranks import gather
 from astroclip.training.settings import SpectrumTraining
 
@@ -58,8 +58,8 @@ class SpectrumModule(LightningModule):
         self.log("val_loss", self.loss(batch), batch_size=len(batch["flux"]), sync_dist=True)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """Return AdamW with warm-up and cosine."""
-        return make_adamw(self.parameters(), self.settings.optim)
+        """Return the optimiser with warm-up and cosine."""
+        return make_optimizer(self.named_parameters(), self.settings.optim)
 
     def trained_model(self) -> tuple[ModelConfig, AstroCLIP]:
         """Return what goes into the model directory."""

@@ -9,7 +9,7 @@ import typer
 from astroclip import __version__
 from astroclip.errors import AstroclipError
 
-from . import crossmatch, embed, inspect, mock, models, predict, search, train
+from . import crossmatch, embed, evaluate, inspect, mock, models, predict, search, train
 from .output import output
 
 app = typer.Typer(
@@ -21,6 +21,7 @@ app = typer.Typer(
 )
 app.command("crossmatch")(crossmatch.crossmatch)
 app.command("embed")(embed.embed)
+app.command("evaluate")(evaluate.evaluate)
 app.command("inspect")(inspect.inspect)
 app.command("mock")(mock.mock)
 app.command("search")(search.search)

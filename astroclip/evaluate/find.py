@@ -1,0 +1,154 @@
+"""Find what a table lets evaluate: its predictions, and the columns that hold their truth."""
+
+from astroclip.catalog import Catalog, Column
+from astroclip.errors import DataError, UsageError
+from astroclip.evaluate.metrics import LEVELS
+from astroclip.evaluate.targets import Estimate, Morphology, Target
+from astroclip.schema import GALAXY_ZOO, IMAGE_EMBEDDING, REDSHIFT_NAMES, SPECTRUM_EMBEDDING
+
+KINDS = ("redshift", "property", "morphology", "retrieval")
+REDSHIFTS = ("Z_PHOT", "Z_PRED")  # from images; from spectra, or both
+POINTS = ("_MEAN", "_PRED", "_MEDIAN", "")  # after the prefix, the column that holds the estimate itself
+TRUE_REDSHIFTS = ("Z_TRUE", *REDSHIFT_NAMES)
+TRUE_FRACTIONS = ("debiased", "fraction")  # of the votes: Galaxy Zoo recommends the debiased ones
+
+
+def find_targets(
+    catalog: Catalog, truth: str | None, predicted: str | None, kind: str | None, min_votes: int
+) -> list[Target]:
+    """Return the predictions that have a truth in the same table; see `report.evaluate_table`.
+
+    Raises
+    ------
+    UsageError
+        If the kind does not exist, or columns are named that its predictions do not have.
+    DataError
+        If a column that is named does not exist, or holds no numbers.
+    """
+    if kind is not None and kind not in KINDS:
+        raise UsageError(f"kind {kind!r}: expected one of {', '.join(KINDS)}")
+    if kind == "retrieval" and (truth or predicted):
+        raise UsageError("retrieval needs no truth and no prediction: an image's own spectrum is the truth")
+    if truth and kind != "morphology":
+        catalog.column(truth)
+    targets: list[Target] = []
+    if kind in {None, "redshift", "property"}:
+        targets += _find_estimates(catalog, truth, predicted, kind)
+    if kind == "morphology" or (kind is None and not truth and not predicted):
+        targets += _find_morphology(catalog, truth, predicted or "", min_votes)
+    if not targets and (truth or predicted or kind in KINDS[:3]):
+        raise DataError(
+            f"{catalog.name}: no predictions{f' {predicted}*' if predicted else ''} beside their truth "
+            f"{truth or ''}. Looked for {predicted or 'Z_PHOT, Z_PRED, <PROPERTY>'} with "
+            f"{', '.join(POINTS[:-1])}, and for <question>_<answer>_fraction beside _debiased. "
+            "Predict first (astroclip predict --help), or name both: --truth COLUMN --predicted PREFIX"
+        )
+    return targets
+
+
+def finds_retrieval(catalog: Catalog, kind: str | None, named: bool) -> bool:
+    """Return whether images and spectra are to look for one another.
+
+    Raises
+    ------
+    DataError
+        If that is asked for, but embeddings are missing or of different widths.
+    """
+    names = (IMAGE_EMBEDDING, SPECTRUM_EMBEDDING)
+    shapes = {catalog.column(name).shape for name in names if catalog.find(name)}
+    there = len(shapes) == 1 and all(catalog.find(name) for name in names)
+    if kind == "retrieval" and not there:
+        raise DataError(
+            f"{catalog.name}: retrieval needs the vector columns {' and '.join(names)} of one width. "
+            "Embed images and spectra of the table first: astroclip embed --help"
+        )
+    return there and not named and kind in {None, "retrieval"}
+
+
+def _find_estimates(
+    catalog: Catalog, truth: str | None, predicted: str | None, kind: str | None
+) -> list[Estimate]:
+    """Return redshifts and properties; a truth that is named selects the predictions of it."""
+    found = []
+    for prefix in [predicted] if predicted else _prefixes(catalog):
+        is_redshift = (
+            _is_redshift(prefix, truth if predicted else None) if kind is None else kind == "redshift"
+        )
+        if not predicted and is_redshift != (prefix in REDSHIFTS):
+            continue
+        true = catalog.find(*(TRUE_REDSHIFTS if is_redshift else (prefix,)))
+        if truth:
+            true = catalog.column(truth).name
+            meant = _is_redshift(truth, None) if is_redshift else prefix in true.upper()
+            if not (predicted or meant or kind == "redshift"):
+                continue
+        point = catalog.find(*(f"{prefix}{end}" for end in POINTS))
+        if true and point and point != true:
+            found.append(_estimate(catalog, is_redshift, prefix, true, point))
+    return found
+
+
+def _prefixes(catalog: Catalog) -> list[str]:
+    """Return Z_PHOT, Z_PRED and every X of a column X_PRED, as far as the table has them."""
+    numbers = [column.name for column in catalog.columns.values() if _is_number(column)]
+    names = [name.upper() for name in numbers]
+    redshifts = [prefix for prefix in REDSHIFTS if {f"{prefix}_MEAN", f"{prefix}_MEDIAN"} & set(names)]
+    return redshifts + [
+        name.removesuffix("_PRED") for name in names if name.endswith("_PRED") and name != "Z_PRED"
+    ]
+
+
+def _is_number(column: Column) -> bool:
+    """Tell whether a column holds one number a row."""
+    return column.dtype.kind in "iuf" and not column.shape and not column.descriptor
+
+
+def _is_redshift(name: str, truth: str | None) -> bool:
+    """Tell redshifts by their names."""
+    known = {*REDSHIFTS, *TRUE_REDSHIFTS}
+    return name.upper() in known or (truth is not None and truth.upper() in known)
+
+
+def _estimate(catalog: Catalog, is_redshift: bool, prefix: str, truth: str, point: str) -> Estimate:
+    """Return the target, with all that the table has of its distribution."""
+    quantiles = {name: catalog.find(f"{prefix}_{name}") for name in LEVELS}
+    held = {name: column for name, column in quantiles.items() if column}
+    std, samples = (catalog.find(f"{prefix}_{end}") for end in ("STD", "SAMPLES"))
+    if samples and not (
+        catalog.column(samples).dtype.kind == "f" and len(catalog.column(samples).shape) == 1
+    ):
+        samples = None
+    for name in filter(None, (truth, point, *held.values(), std)):
+        column = catalog.column(name)
+        if not _is_number(column):
+            raise DataError(
+                f"{catalog.name}: column '{name}' does not hold one number a row, but {column.dtype} "
+                f"{column.shape or ''}. Name others: --truth COLUMN --predicted PREFIX"
+            )
+    return Estimate(
+        kind="redshift" if is_redshift else "property",
+        name=prefix,
+        truth=truth,
+        point=point,
+        quantiles=held if len(held) > 1 else {},
+        std=std,
+        samples=samples,
+        unit=catalog.column(truth).unit or catalog.column(point).unit,
+        nulls={name: c.null for name, c in catalog.columns.items() if c.null is not None},
+    )
+
+
+def _find_morphology(catalog: Catalog, truth: str | None, prefix: str, min_votes: int) -> list[Morphology]:
+    """Return the questions whose true and predicted fractions the table has; none: an empty list."""
+    true: dict[str, tuple[str, ...]] = {}
+    guess: dict[str, tuple[str, ...]] = {}
+    for question, answers in GALAXY_ZOO.items():
+        predicted = [catalog.find(f"{prefix}{question}_{answer}_fraction") for answer in answers]
+        for ending in [truth] if truth else TRUE_FRACTIONS:
+            columns = [catalog.find(f"{question}_{answer}_{ending}") for answer in answers]
+            if all(columns) and all(predicted) and columns != predicted:
+                true[question], guess[question] = tuple(map(str, columns)), tuple(map(str, predicted))
+                break
+    votes = {question: catalog.find(f"{question}_total-votes") for question in true}
+    held = {question: column for question, column in votes.items() if column}
+    return [Morphology(true, guess, held, min_votes)] if true else []

@@ -1,0 +1,136 @@
+"""Parts of a table that are scored on their own: bins of magnitude, redshift and SNR; survey halves; flags.
+
+Shapes: n rows of a block.
+"""
+
+from collections.abc import Mapping
+from itertools import pairwise
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from astroclip.catalog import Catalog
+from astroclip.schema import DEC_NAMES, EMBED_FLAG, PREDICT_FLAG, REDSHIFT_NAMES
+
+MAGNITUDES = ("MAG_R", "R_MAG", "DERED_MAG_R")
+FLUXES = ("FLUX_R",)  # nanomaggies
+SNRS = ("SNR", "MEDIAN_COADD_SNR_R", "SN_MEDIAN_ALL", "SN_MEDIAN")
+RELEASES = ("RELEASE", "IMAGE_RELEASE")
+NORTH_RELEASES = (8001, 9011)  # BASS and MzLS; DECam is 8000, 9010, 9012, and all since DR10
+NORTH_DEC = 32.375  # deg, above which the Legacy Survey images come from BASS and MzLS
+MOST_BINS, BIN_ROWS = 6, 100  # a split has so many bins at most, of so many rows at least
+
+Block = Mapping[str, NDArray[Any]]
+
+
+class Part(NamedTuple):
+    """Rows that are scored together: of `split` those named `label`; from `low` to `high` in a bin."""
+
+    split: str
+    label: str
+    rows: NDArray[np.bool_]
+    low: float | None = None
+    high: float | None = None
+
+
+class Splits:
+    """The columns by which a table can be split, and their values, block by block.
+
+    Parameters
+    ----------
+    catalog
+    magnitude, snr, redshift
+        Columns; by default guessed from usual names, and a magnitude from FLUX_R.
+
+    Raises
+    ------
+    DataError
+        If a column that is named does not exist.
+    """
+
+    def __init__(
+        self, catalog: Catalog, magnitude: str | None, snr: str | None, redshift: str | None
+    ) -> None:
+        def column(named: str | None, *usual: str) -> str | None:
+            return catalog.column(named).name if named else catalog.find(*usual)
+
+        found = {
+            "magnitude": column(magnitude, *MAGNITUDES),
+            "redshift": column(redshift, *REDSHIFT_NAMES),
+            "snr": column(snr, *SNRS),
+            "flux": None if column(magnitude, *MAGNITUDES) else catalog.find(*FLUXES),
+            "photsys": catalog.find("PHOTSYS"),
+            "release": catalog.find(*RELEASES),
+            "dec": catalog.find(*DEC_NAMES),
+            "predict_flag": catalog.find(PREDICT_FLAG),
+            "embed_flag": catalog.find(EMBED_FLAG),
+        }
+        self.columns = {name: column for name, column in found.items() if column is not None}
+
+    def take(self, block: Block) -> dict[str, NDArray]:
+        """Return values (n,): `magnitude`, `redshift`, `snr` (NaN unknown), `half` (N, S), `flagged`."""
+        held = {name: block[column] for name, column in self.columns.items()}
+        values: dict[str, NDArray] = {
+            name: held[name].astype(np.float32) for name in ("magnitude", "redshift", "snr") if name in held
+        }
+        if "flux" in held:
+            with np.errstate(divide="ignore", invalid="ignore"):
+                values["magnitude"] = (22.5 - 2.5 * np.log10(held["flux"])).astype(np.float32)
+        if {"photsys", "release", "dec"} & held.keys():
+            values["half"] = _halves(held)
+        flags = [held[name] != 0 for name in ("predict_flag", "embed_flag") if name in held]
+        if flags:
+            values["flagged"] = np.any(flags, axis=0)
+        return values
+
+
+def _halves(held: Block) -> NDArray[np.str_]:
+    """Return N or S by PHOTSYS, else by release, else by declination; blank where nothing tells."""
+    half = np.full(len(next(iter(held.values()))), "", "U1")
+    if "dec" in held:
+        half[held["dec"] > NORTH_DEC] = "N"
+        half[held["dec"] <= NORTH_DEC] = "S"
+    if "release" in held:
+        half = np.where(
+            held["release"] > 0, np.where(np.isin(held["release"], NORTH_RELEASES), "N", "S"), half
+        )
+    if "photsys" in held:
+        half = np.where(np.isin(held["photsys"], ("N", "S")), held["photsys"], half)
+    return half.astype("U1")
+
+
+def part_rows(values: Mapping[str, NDArray]) -> list[Part]:
+    """Divide rows into the parts of every split; one that would have a single part is left out.
+
+    Bins of numbers hold equally many rows, `BIN_ROWS` at least, and there are `MOST_BINS` at most. Halves and
+    flags are parts whatever their size. Rows whose value is unknown are in no part of that split.
+    """
+    parts: list[Part] = []
+    for split in ("magnitude", "redshift", "snr"):
+        if split in values:
+            parts += _bins(split, values[split])
+    if "half" in values:
+        names = {"N": "north", "S": "south"}
+        halves = [Part("half", name, values["half"] == letter) for letter, name in names.items()]
+        parts += halves if all(part.rows.any() for part in halves) else []
+    if "flagged" in values:
+        flagged = values["flagged"]
+        sides = [Part("flags", "no flag", ~flagged), Part("flags", "flagged", flagged)]
+        parts += sides if all(part.rows.any() for part in sides) else []
+    return parts
+
+
+def _bins(split: str, values: NDArray) -> list[Part]:
+    """Return bins of equally many rows."""
+    known = values[np.isfinite(values)]
+    bins = min(len(known) // BIN_ROWS, MOST_BINS)
+    if bins < 2:
+        return []
+    edges = np.unique(np.quantile(known, np.linspace(0, 1, bins + 1)))
+    parts: list[Part] = []
+    for i, (low, high) in enumerate(pairwise(edges)):
+        last = i == len(edges) - 2
+        inside = (values >= low) & ((values <= high) if last else (values < high))
+        parts.append(Part(split, f"{low:.4g} to {high:.4g}", inside, float(low), float(high)))
+    return parts

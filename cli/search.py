@@ -114,10 +114,11 @@ def _print(report: "SearchReport", gallery: Path | None) -> None:
     facts = report._asdict()
     for name in ("rows", "similarity", "identity"):
         del facts[name]
-    facts |= {"gallery": gallery} if gallery else {}
+    facts |= {"target": " and ".join(report.target)} | ({"gallery": gallery} if gallery else {})
     if out.json:
         out.result({**facts, "rows": [dict(zip(names, row, strict=True)) for row in rows]})
         return
-    out.table(names, rows[:MANY])
+    words = [[f"{value:.7g}" if isinstance(value, float) else value for value in row] for row in rows[:MANY]]
+    out.table(names, words)
     out.say("")
     out.result({name: value for name, value in facts.items() if value != []})

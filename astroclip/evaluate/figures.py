@@ -123,6 +123,7 @@ def _curves(scores: list[Score]) -> list[Curve]:
                 [score.part for score in parts],
                 [score.low for score in parts if score.low is not None],
                 [score.high for score in parts if score.high is not None],
+                [score.middle for score in parts if score.middle is not None],
                 {name: [score.metrics.get(name, np.nan) for score in parts] for name in names},
                 {name: [score.errors.get(name, np.nan) for score in parts] for name in names},
             )

@@ -16,7 +16,7 @@ from astroclip.training.retrieval import find_ranks
 class Score(NamedTuple):
     """Metrics of some rows with their standard errors: of all rows, or of one part of a split.
 
-    A part that is a bin of numbers has its edges, `low` and `high`.
+    A part that is a bin of numbers has its edges, `low` and `high`, and the median of its rows, `middle`.
     """
 
     split: str
@@ -26,6 +26,7 @@ class Score(NamedTuple):
     errors: Metrics
     low: float | None = None
     high: float | None = None
+    middle: float | None = None
 
 
 class Evaluation(NamedTuple):
@@ -76,7 +77,6 @@ def _score_parts(
     for part in part_rows(held.values):
         chosen = {name: values[part.rows] for name, values in rows.items()}
         metrics, errors = measure(chosen), bootstrap(measure, chosen, resamples, seed)
-        scores.append(
-            Score(part.split, part.label, int(part.rows.sum()), metrics, errors, part.low, part.high)
-        )
+        edges = (part.low, part.high, part.middle)
+        scores.append(Score(part.split, part.label, int(part.rows.sum()), metrics, errors, *edges))
     return scores

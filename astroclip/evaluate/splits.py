@@ -25,13 +25,14 @@ Block = Mapping[str, NDArray[Any]]
 
 
 class Part(NamedTuple):
-    """Rows that are scored together: of `split` those named `label`; from `low` to `high` in a bin."""
+    """Rows that are scored together: of `split` those named `label`; of a bin its edges and median."""
 
     split: str
     label: str
     rows: NDArray[np.bool_]
     low: float | None = None
     high: float | None = None
+    middle: float | None = None
 
 
 class Splits:
@@ -132,5 +133,14 @@ def _bins(split: str, values: NDArray) -> list[Part]:
     for i, (low, high) in enumerate(pairwise(edges)):
         last = i == len(edges) - 2
         inside = (values >= low) & ((values <= high) if last else (values < high))
-        parts.append(Part(split, f"{low:.4g} to {high:.4g}", inside, float(low), float(high)))
+        parts.append(
+            Part(
+                split,
+                f"{low:.4g} to {high:.4g}",
+                inside,
+                float(low),
+                float(high),
+                float(np.median(values[inside])),
+            )
+        )
     return parts

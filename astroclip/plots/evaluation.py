@@ -10,6 +10,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.collections import PolyCollection
 from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
@@ -25,13 +26,14 @@ PIT_BINS = 20
 class Curve(NamedTuple):
     """Metrics along a split: `values` and standard errors by metric, one a part.
 
-    Parts are bins from `low` to `high`, or have names if those are empty.
+    Parts are bins from `low` to `high` with the median `middle`, or have names if those are empty.
     """
 
     axis: str
     labels: Sequence[str]
     low: Sequence[float]
     high: Sequence[float]
+    middle: Sequence[float]
     values: Mapping[str, Sequence[float]]
     errors: Mapping[str, Sequence[float]]
 
@@ -243,9 +245,10 @@ def _draw_running(axes: Axes, x: NDArray, y: NDArray) -> None:
         middles.append(np.median(x[part]))
         quantiles.append(np.quantile(y[part], [0.16, 0.5, 0.84]))
     low, middle, high = np.transpose(quantiles)
-    axes.plot(middles, middle, color=VERMILION, lw=1.6, marker="o", ms=3, label="median")
-    axes.plot(middles, low, color=VERMILION, lw=0.9, ls=":", label="16 and 84 %")
-    axes.plot(middles, high, color=VERMILION, lw=0.9, ls=":")
+    halo = [withStroke(linewidth=3, foreground="white")]
+    axes.plot(middles, middle, color=VERMILION, lw=1.6, marker="o", ms=3, path_effects=halo, label="median")
+    axes.plot(middles, low, color=VERMILION, lw=1.2, ls="-.", path_effects=halo, label="16 and 84 %")
+    axes.plot(middles, high, color=VERMILION, lw=1.2, ls="-.", path_effects=halo)
 
 
 def _range(values: NDArray) -> tuple[float, float]:
@@ -256,8 +259,8 @@ def _range(values: NDArray) -> tuple[float, float]:
 
 
 def _places(curve: Curve) -> tuple[NDArray, NDArray | None]:
-    """Return where the points of a curve stand, and half the widths of bins."""
+    """Return where the points of a curve stand, and how far bins reach to both sides (2, parts)."""
     if not len(curve.low):
         return np.arange(len(curve.labels)), None
-    low, high = np.asarray(curve.low), np.asarray(curve.high)
-    return (low + high) / 2, (high - low) / 2
+    low, high, middle = (np.asarray(side) for side in (curve.low, curve.high, curve.middle))
+    return middle, np.stack([middle - low, high - middle])

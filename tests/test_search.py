@@ -205,6 +205,12 @@ def test_fewer_rows_than_asked_for_are_all_found_and_columns_can_be_chosen(path)
     assert found.dtype.names == ("RANK", "SIMILARITY", "CATALOG_ROW", "Z", "TARGETID")
 
 
+def test_text_that_is_not_ascii_becomes_question_marks(path):
+    write_embedded(path, 3, SPECTYPE=np.array([b"caf\xe9", b"QSO", b"na\xefve"]))
+    found = fitsio.read(search_catalog(path, [row(1)], k=2).output)
+    assert sorted(found["SPECTYPE"]) == ["caf?", "na?ve"]
+
+
 def test_a_result_can_be_searched_and_columns_of_variable_length_are_left_out(tmp_path, path):
     table = write_embedded(path, 6)
     ragged = np.array([np.arange(i + 1) for i in range(6)], object)

@@ -69,6 +69,9 @@ def write_found(
     """
     block = read_rows(table, names, rows)
     kept = [table.column(name) for name in names]
+    for column in kept:
+        if column.dtype.kind == "U":  # FITS allows ASCII only, not all tables keep to it
+            block[column.name] = np.char.encode(block[column.name], "ascii", "replace")
     specs = [ColumnSpec(c.name, c.dtype.str, c.shape, c.unit, c.comment) for c in kept]
     found: dict[str, NDArray[Any]] = {
         "RANK": np.arange(1, len(rows) + 1, dtype=np.int32),

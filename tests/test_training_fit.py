@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import signal
+import subprocess
 import sys
 import time
 from importlib.machinery import ModuleSpec
@@ -73,8 +74,8 @@ def signal_at(step: int, galaxies: int, number: signal.Signals = signal.SIGTERM)
 
     def listen(done: int, total: int, note: str) -> None:
         if done == step * galaxies:
-            for child in multiprocessing.active_children():
-                os.kill(child.pid, number)
+            readers = [str(child.pid) for child in multiprocessing.active_children()]
+            subprocess.run(["kill", f"-{number:d}", *readers], check=True) if readers else None
             time.sleep(0.2)  # for their end to be noticed, if they end
             os.kill(os.getpid(), number)
 

@@ -66,7 +66,7 @@ def draw_estimates(
     _draw_running(lower, truth, error)
     lower.set_xlabel(f"true {axis}")
     lower.set_ylabel(error_axis)
-    lower.legend(loc="upper right", frameon=False, fontsize=8, ncols=2, borderpad=0)
+    lower.legend(loc="upper right", framealpha=0.9, edgecolor="none", fontsize=8, ncols=2, borderpad=0.2)
     figure.colorbar(density, ax=[upper, lower], label="galaxies in a cell", pad=0.02, aspect=40)
     figure.align_ylabels()
     return figure
@@ -247,8 +247,8 @@ def _draw_running(axes: Axes, x: NDArray, y: NDArray) -> None:
     low, middle, high = np.transpose(quantiles)
     halo = [withStroke(linewidth=3, foreground="white")]
     axes.plot(middles, middle, color=VERMILION, lw=1.6, marker="o", ms=3, path_effects=halo, label="median")
-    axes.plot(middles, low, color=VERMILION, lw=1.2, ls="-.", path_effects=halo, label="16 and 84 %")
-    axes.plot(middles, high, color=VERMILION, lw=1.2, ls="-.", path_effects=halo)
+    axes.plot(middles, low, color=VERMILION, lw=0.9, path_effects=halo, label="16 and 84 %")
+    axes.plot(middles, high, color=VERMILION, lw=0.9, path_effects=halo)
 
 
 def _range(values: NDArray) -> tuple[float, float]:

@@ -6,7 +6,7 @@ Shapes: B galaxies of a rank's batch, W ranks, H pixels of a square image's side
 """
 
 import math
-from typing import Any, ClassVar, Self
+from typing import Any, Self
 
 import torch
 from lightning import LightningModule
@@ -21,7 +21,9 @@ from astroclip.models.specformer import SpectrumEncoder
 from astroclip.models.vit import ImageEncoder
 from astroclip.preprocess.image import prepare_images
 from astroclip.preprocess.spectrum import prepare_spectra
+from astroclip.schema import PairsKey
 from astroclip.training.galaxies import ROWS, Batch
+from astroclip.training.guide import RedshiftGuide
 from astroclip.training.halves import contrast, embed_halves, prepare_training_spectra
 from astroclip.training.optim import make_optimizer
 from astroclip.training.ranks import count_ranks, gather, gather_rows
@@ -53,7 +55,7 @@ class ClipModule(LightningModule):
         If its model has no such encoder, or one of other sizes than `settings.model`.
     """
 
-    columns: ClassVar[tuple[str, ...]] = ("image", "flux", "ivar", "mask")
+    columns: tuple[str, ...] = ("image", "flux", "ivar", "mask")
 
     def __init__(self, settings: ClipTraining) -> None:
         super().__init__()
@@ -66,7 +68,11 @@ class ClipModule(LightningModule):
             if (directory := getattr(settings, modality)) is not None:
                 _start_from(self.model, modality, directory)
         self._freeze()
-        self._validated: list[tuple[Tensor, Tensor, Tensor]] = []
+        self.guide: RedshiftGuide | None = None
+        if settings.guide is not None:
+            self.guide = RedshiftGuide(_width(settings.model), settings.guide, settings.run.seed)
+            self.columns = (*ClipModule.columns, PairsKey.REDSHIFT)
+        self._validated: list[tuple[Tensor, ...]] = []
         self._seen_scale: float | Tensor = settings.model.logit_scale
         self.train()
 
@@ -98,8 +104,12 @@ class ClipModule(LightningModule):
         if (halves := self.settings.halves) is not None:
             flux, ivar = prepare_training_spectra(batch)
             found = self._align(*embed_halves(self.model, flux, ivar, halves), halves.scale)
-            self.log_dict({"align_loss": loss, "halves_loss": found}, batch_size=len(image))
+            self.log("halves_loss", found, batch_size=len(image))
             loss = loss + halves.weight * found
+        if self.guide is not None:
+            guided = self.guide(spectrum, batch[PairsKey.REDSHIFT])
+            self.log("guide_loss", guided, batch_size=len(image))
+            loss = loss + self.guide.settings.weight * guided
         self.log("train_loss", loss, prog_bar=True, batch_size=len(image))
         if self.log_scale is not None:
             self.log("scale", self.log_scale.exp(), batch_size=len(image))
@@ -114,7 +124,8 @@ class ClipModule(LightningModule):
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Keep a batch's embeddings: what they are worth shows in the whole part."""
-        self._validated.append((batch[ROWS], *self._encode(batch, augment=False)))
+        kept = (batch[ROWS], *self._encode(batch, augment=False))
+        self._validated.append(kept if self.guide is None else (*kept, batch[PairsKey.REDSHIFT]))
         self._seen_scale = self.scale  # between steps FSDP leaves a rank only its shard of the weights
 
     def on_validation_epoch_end(self) -> None:
@@ -122,7 +133,7 @@ class ClipModule(LightningModule):
 
         The loss is the mean over groups of as many galaxies as a training batch has, spread over the part.
         """
-        rows, image, spectrum = (
+        rows, image, spectrum, *redshift = (
             gather_rows(torch.cat(parts)) for parts in zip(*self._validated, strict=True)
         )
         self._validated.clear()
@@ -131,7 +142,12 @@ class ClipModule(LightningModule):
         batch = self.settings.data.batch_size * (count_ranks() if self.settings.loss == "global" else 1)
         groups = max(1, round(len(rows) / batch))
         losses = [contrast(image[i::groups], spectrum[i::groups], self._seen_scale) for i in range(groups)]
-        self.log("val_loss", torch.stack(losses).mean(), prog_bar=True, sync_dist=True)
+        loss = torch.stack(losses).mean()
+        if self.guide is not None:
+            guided = self.guide(spectrum, redshift[0][order])
+            self.log("val_guide_loss", guided, sync_dist=True)
+            loss = loss + self.guide.settings.weight * guided
+        self.log("val_loss", loss, prog_bar=True, sync_dist=True)
         metrics = measure_retrieval(image, spectrum)
         self.log_dict({f"val_{name}": value for name, value in metrics.items()}, sync_dist=True)
 
@@ -164,6 +180,12 @@ class ClipModule(LightningModule):
         every = (*image.parameters(), *spectrum.parameters())
         for parameter in unused if self.settings.train_encoders else every:
             parameter.requires_grad_(False)
+
+
+def _width(model: ModelConfig) -> int:
+    if model.head is None:
+        raise TypeError("an alignment has heads")
+    return model.head.embed_dim
 
 
 def flip_and_turn(images: Tensor) -> Tensor:

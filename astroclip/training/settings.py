@@ -86,6 +86,15 @@ class HalvesSettings(Settings):
     weight: float = Field(1.0, gt=0)  # of the loss beside that of the alignment
 
 
+class GuideSettings(Settings):
+    """What guides spectrum embeddings to redshifts: `astroclip.training.guide`."""
+
+    weight: float = Field(1.0, gt=0)  # of its loss beside that of the alignment
+    bins: int = Field(400, gt=1)  # equal in ln(1 + z), from 0 to highest
+    highest: float = Field(1.7, gt=0)  # redshift
+    softness: float = Field(2.0, gt=0)  # standard deviation of the target, in bins
+
+
 class SpectrumTraining(Settings):
     """Spectra learned by themselves with SpecFormer: Parker et al. 2024, section 3.2.
 
@@ -138,6 +147,7 @@ class ClipTraining(Settings):
     loss: Literal["global", "local"] = "global"  # over the batch of all devices, or of each its own
     augment: bool = False  # flips and quarter turns of the images
     halves: HalvesSettings | None = None  # halves of spectra find each other too, with trained encoders
+    guide: GuideSettings | None = None  # spectrum embeddings learn the redshifts of the training part too
     optim: OptimSettings
     data: DataSettings
     run: RunSettings

@@ -32,7 +32,7 @@ NOISE_SIGMA: Lognormal = {  # nanomaggies per pixel
 KERNEL_SIGMAS = 4  # where a blur kernel is cut off
 
 _FLIPS = ((), (-1,), (-2,), (-1, -2))
-_BLOCK = 4  # galaxies worked on at once on a CPU, so that each pass finds the last one's result in cache
+_BLOCK = 2**20  # pixels of views worked on at once on a CPU, so that they stay in its caches
 _TILE = 24  # pixels: a blur multiplies by band matrices of at most this side, not of the whole image's
 
 
@@ -79,13 +79,7 @@ def make_views(images: Tensor, views: Sequence[View], generator: Generator | Non
             f"images of shape {tuple(images.shape)}: expected (B, 3, H, W), bands g, r, z, with H and W of "
             f"{largest} px, the size of the largest view, or more"
         )
-    block = _BLOCK if images.device.type == "cpu" else len(images)
-    results = [images.new_empty(v.number, len(images), 3, v.size, v.size) for v in views]
-    for start in range(0, len(images), block):
-        part = slice(start, start + block)
-        for view, result in zip(views, results, strict=True):
-            result[:, part] = _make_view(images[part], view, generator)
-    return [result.flatten(0, 1) for result in results]
+    return [_make_kind(images, view, generator) for view in views]
 
 
 def blur_planes(planes: Tensor, sigma: Tensor) -> Tensor:
@@ -122,10 +116,24 @@ def draw_sigma(
     return (wanted - true).clamp(min=0).sqrt()
 
 
-def _make_view(images: Tensor, view: View, generator: Generator | None) -> Tensor:
-    """Draw views of one kind: (B, 3, H, W) nanomaggies to (number, B, 3, size, size) colours."""
-    device, n = images.device, view.number * len(images)
-    crops, order = _crop(images, view, generator)
+def _make_kind(images: Tensor, view: View, generator: Generator | None) -> Tensor:
+    """Draw all views of one kind: (B, 3, H, W) nanomaggies to (number * B, 3, size, size) colours."""
+    n = view.number * len(images)
+    galaxies = torch.arange(n, device=images.device) % len(images)
+    block = max(_BLOCK // (3 * view.size**2), 1) if images.device.type == "cpu" else n
+    result = images.new_empty(n, 3, view.size, view.size)
+    for start in range(0, n, block):
+        part = slice(start, start + block)
+        _make_views(images, galaxies[part], view, generator, result[part])
+    return result
+
+
+def _make_views(
+    images: Tensor, galaxies: Tensor, view: View, generator: Generator | None, result: Tensor
+) -> None:
+    """Draw one view of each of the `galaxies`, numbers of images, into `result` (n, 3, size, size)."""
+    device, n = images.device, len(galaxies)
+    crops, order = _crop(images, galaxies, view.size, generator)
     planes = crops.flatten(0, 1)  # (N, size, size), of `crops`' memory
 
     def draw_degraded(lognormal: Lognormal, probability: float) -> tuple[Tensor, Tensor]:
@@ -142,22 +150,21 @@ def _make_view(images: Tensor, view: View, generator: Generator | None) -> Tenso
     chosen, sigma = draw_degraded(NOISE_SIGMA, view.noise)
     noise = torch.randn(len(chosen), view.size, view.size, device=device, generator=generator)
     planes.index_add_(0, chosen, noise.mul_(sigma[:, None, None]))
-    return to_rgb(crops)[order].unflatten(0, (view.number, -1))
+    torch.index_select(to_rgb(crops), 0, order, out=result)
 
 
-def _crop(images: Tensor, view: View, generator: Generator | None) -> tuple[Tensor, Tensor]:
-    """Cut out crops and flip them: (n, 3, size, size), and the order that sorts them by number and galaxy.
+def _crop(images: Tensor, galaxies: Tensor, size: int, generator: Generator | None) -> tuple[Tensor, Tensor]:
+    """Cut a crop out of each of the `galaxies` and flip it; return also the order that is that of `galaxies`.
 
-    Those that are flipped alike lie side by side, so that each flip is one pass over one piece of memory.
+    Crops that are flipped alike lie side by side, so that each flip is one pass over one piece of memory.
     """
-    device, n = images.device, view.number * len(images)
-    windows = images.unfold(2, view.size, 1).unfold(3, view.size, 1)  # (B, 3, tops, lefts, size, size)
+    windows = images.unfold(2, size, 1).unfold(3, size, 1)  # (B, 3, tops, lefts, size, size)
     top, left, flip = (
-        torch.randint(choices, (n,), device=device, generator=generator)
+        torch.randint(choices, galaxies.shape, device=images.device, generator=generator)
         for choices in (windows.shape[2], windows.shape[3], len(_FLIPS))
     )
     sorting = flip.argsort()
-    crops = windows[sorting % len(images), :, top, left]
+    crops = windows[galaxies[sorting], :, top, left]
     pieces = crops.split(flip.bincount(minlength=len(_FLIPS)).tolist())
     for piece, axes in zip(pieces, _FLIPS, strict=True):
         if axes:

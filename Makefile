@@ -6,7 +6,7 @@ BIN := .venv/bin
 
 .venv/.installed: pyproject.toml
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --editable '.[dev,mock,distributed,train]'
+	$(BIN)/pip install --quiet --editable '.[dev,mock,distributed,train,search,evaluate]'
 	touch $@
 
 demo: .venv/.installed

@@ -20,9 +20,9 @@ from astroclip.models.clip import build_model
 from astroclip.pairs import SplitSettings, write_pairs
 from astroclip.schema import Split
 from astroclip.training.clip import ClipModule, flip_and_turn
-from astroclip.training.ranks import gather_rows
 from astroclip.training.data import make_loader
 from astroclip.training.galaxies import Galaxies
+from astroclip.training.ranks import gather_rows
 from astroclip.training.retrieval import find_ranks, measure_retrieval
 from astroclip.training.settings import ClipTraining
 

@@ -44,10 +44,10 @@ def test_a_guided_alignment_learns_redshifts_and_ships_without_the_guide(tmp_pat
     pairs = write_training_pairs(tmp_path / "pairs.h5", 24, 8)
     small = ["model.image.embed_dim=16", "model.image.depth=1", "model.image.num_heads=2",
              "model.spectrum.embed_dim=16", "model.spectrum.num_layers=1", "model.spectrum.num_heads=2",
-             "model.head.embed_dim=16", "guide.highest=0.5", "guide.bins=20", "guide.softness=0.5", "optim.lr=5e-3",
-             "data.batch_size=24",
-             "run.steps=80", "run.val_every=40", "run.log_every=1", "optim.warmup_steps=5",
-             "optim.decay_steps=100", "run.val_batches=null"]  # fmt: skip
+             "model.head.embed_dim=16", "guide.highest=0.5", "guide.bins=20", "guide.softness=0.5",
+             "optim.lr=5e-3", "data.batch_size=24", "run.steps=80", "run.val_every=40",
+             "run.log_every=1", "optim.warmup_steps=5", "optim.decay_steps=100",
+             "run.val_batches=null"]  # fmt: skip
     train("clip", pairs, tmp_path / "run", "mini-clip", small, gpus=0)
     lines = [line.split(",") for line in (tmp_path / "run" / "metrics.csv").read_text().splitlines()]
     column = lines[0].index("guide_loss")

@@ -192,26 +192,15 @@ class AstroCLIP(nn.Module):
         DataError
             If the shape does not fit.
         """
-        slicing = self._require(self.spectrum_encoder, "spectrum").backbone.config
-        encoding = self.encode_patches(to_patches(flux, slicing.section_length, slicing.section_overlap))
-        return encoding if details else encoding.embedding
-
-    def encode_patches(self, patches: Tensor, rows: Tensor | None = None) -> Encoding:
-        """Embed spectra that are cut into patches already, or a part of their patches.
-
-        Parameters
-        ----------
-        patches
-            (B, P, F) float32, from `astroclip.preprocess.spectrum.to_patches`.
-        rows
-            See `astroclip.models.specformer.SpectrumEncoder.forward`.
-        """
         head = self._require(self.spectrum_encoder, "spectrum")
-        tokens = head.backbone(patches.to(_dtype(head)), reconstruct=False, rows=rows).tokens
+        slicing = head.backbone.config
+        patches = to_patches(flux, slicing.section_length, slicing.section_overlap)
+        tokens = head.backbone(patches.to(_dtype(head)), reconstruct=False).tokens
         if self.config.head is None:
-            return _as_float32(tokens.float().mean(dim=1), tokens, None)
-        embedding, attention = head(tokens)
-        return _as_float32(embedding, tokens, attention)
+            embedding, attention = tokens.float().mean(dim=1), None
+        else:
+            embedding, attention = head(tokens)
+        return _as_float32(embedding, tokens, attention) if details else embedding.float()
 
     def init_weights(self, generator: Generator) -> None:
         """Fill all weights in place, as the published training starts."""

@@ -78,9 +78,7 @@ class SpectrumEncoder(nn.Module):
             self.final_layernorm = nn.LayerNorm(config.embed_dim)
             self.head = nn.Linear(config.embed_dim, config.input_dim)
 
-    def forward(
-        self, patches: Tensor, reconstruct: bool = True, rows: Tensor | None = None
-    ) -> SpectrumTokens:
+    def forward(self, patches: Tensor, reconstruct: bool = True) -> SpectrumTokens:
         """Encode patches (B, P, F) of `astroclip.preprocess.spectrum.to_patches`.
 
         Parameters
@@ -89,8 +87,6 @@ class SpectrumEncoder(nn.Module):
             (B, P, F), in the weights' dtype.
         reconstruct
             Whether to also predict the patches from the tokens, as masked modelling needs it.
-        rows
-            (K,) the only patch rows to encode, as if the spectrum had no others; by default all P.
 
         Raises
         ------
@@ -103,10 +99,7 @@ class SpectrumEncoder(nn.Module):
                 f"patches of shape {tuple(patches.shape)}: this spectrum encoder takes (B, P, {columns}) with"
                 f" at most P = {limit} rows. Make them with astroclip.preprocess.spectrum.to_patches."
             )
-        positions = self.position_embed.weight[: patches.shape[1]]
-        if rows is not None:
-            patches, positions = patches[:, rows], positions[rows]
-        x = self.data_embed(patches) + positions  # (B, P, D), or (B, K, D)
+        x = self.data_embed(patches) + self.position_embed.weight[: patches.shape[1]]  # (B, P, D)
         tokens = self.final_layernorm(self.blocks(self.dropout(x)))
         return SpectrumTokens(tokens, self.head(tokens) if reconstruct else None)
 

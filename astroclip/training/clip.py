@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from astroclip.config import ModelConfig, Settings
 from astroclip.errors import ConfigError
 from astroclip.models.checkpoint import load_weights
-from astroclip.models.clip import AstroCLIP, build_model
+from astroclip.models.clip import AstroCLIP, build_model, clip_loss
 from astroclip.models.specformer import SpectrumEncoder
 from astroclip.models.vit import ImageEncoder
 from astroclip.preprocess.image import prepare_images
@@ -24,7 +24,6 @@ from astroclip.preprocess.spectrum import prepare_spectra
 from astroclip.schema import PairsKey
 from astroclip.training.galaxies import ROWS, Batch
 from astroclip.training.guide import RedshiftGuide
-from astroclip.training.halves import contrast, embed_halves, prepare_training_spectra
 from astroclip.training.optim import make_optimizer
 from astroclip.training.ranks import count_ranks, gather, gather_rows
 from astroclip.training.retrieval import measure_retrieval
@@ -100,12 +99,8 @@ class ClipModule(LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return the loss of a batch; with ``global`` the same on all ranks."""
         image, spectrum = self._encode(batch, self.settings.augment)
-        loss = self._align(image, spectrum, self.scale)
-        if (halves := self.settings.halves) is not None:
-            flux, ivar = prepare_training_spectra(batch)
-            found = self._align(*embed_halves(self.model, flux, ivar, halves), halves.scale)
-            self.log("halves_loss", found, batch_size=len(image))
-            loss = loss + halves.weight * found
+        together = (gather(image), gather(spectrum)) if self.settings.loss == "global" else (image, spectrum)
+        loss = _contrast(*together, self.scale)
         if self.guide is not None:
             guided = self.guide(spectrum, batch[PairsKey.REDSHIFT])
             self.log("guide_loss", guided, batch_size=len(image))
@@ -141,7 +136,7 @@ class ClipModule(LightningModule):
         image, spectrum = image[order], spectrum[order]
         batch = self.settings.data.batch_size * (count_ranks() if self.settings.loss == "global" else 1)
         groups = max(1, round(len(rows) / batch))
-        losses = [contrast(image[i::groups], spectrum[i::groups], self._seen_scale) for i in range(groups)]
+        losses = [_contrast(image[i::groups], spectrum[i::groups], self._seen_scale) for i in range(groups)]
         loss = torch.stack(losses).mean()
         if self.guide is not None:
             guided = self.guide(spectrum, redshift[0][order])
@@ -160,12 +155,6 @@ class ClipModule(LightningModule):
         scale = self.scale if isinstance(self.scale, float) else self.scale.item()
         return self.settings.model.model_copy(update={"logit_scale": scale}), self.model
 
-    def _align(self, left: Tensor, right: Tensor, scale: float | Tensor) -> Tensor:
-        """Return the loss of matching rows, over the batch of all ranks or the rank's own."""
-        if self.settings.loss == "global":
-            left, right = gather(left), gather(right)
-        return contrast(left, right, scale)
-
     def _encode(self, batch: Batch, augment: bool) -> tuple[Tensor, Tensor]:
         """Return the embeddings (B, D) of a batch's images and spectra."""
         rgb = prepare_images(batch["image"], self.encoders[0].config.image_size).rgb
@@ -180,6 +169,12 @@ class ClipModule(LightningModule):
         every = (*image.parameters(), *spectrum.parameters())
         for parameter in unused if self.settings.train_encoders else every:
             parameter.requires_grad_(False)
+
+
+def _contrast(image: Tensor, spectrum: Tensor, scale: float | Tensor) -> Tensor:
+    """Return the loss of matching rows, in float32 whatever the precision of the training."""
+    with torch.autocast(image.device.type, enabled=False):
+        return clip_loss(image, spectrum, scale)
 
 
 def _width(model: ModelConfig) -> int:

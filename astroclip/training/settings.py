@@ -76,16 +76,6 @@ class MaskingSettings(Settings):
     width: int = Field(gt=0)  # patches
 
 
-class HalvesSettings(Settings):
-    """The loss by which two halves of a spectrum find each other: `astroclip.training.halves`."""
-
-    scale: float = Field(20.0, gt=0)  # inverse temperature
-    calibration: float = Field(0.3, ge=0)  # standard deviation of each term of the change of ln flux
-    noise: float = Field(1.0, ge=0)  # most noise that is added, in units of the spectrum's own
-    max_sigma: float = Field(100.0, gt=0)  # 1e-17 erg/s/cm²/Å, largest own noise that is believed
-    weight: float = Field(1.0, gt=0)  # of the loss beside that of the alignment
-
-
 class GuideSettings(Settings):
     """What guides spectrum embeddings to redshifts: `astroclip.training.guide`."""
 
@@ -96,16 +86,11 @@ class GuideSettings(Settings):
 
 
 class SpectrumTraining(Settings):
-    """Spectra learned by themselves with SpecFormer: Parker et al. 2024, section 3.2.
-
-    `loss` is that of masked modelling, where the masked pixels weigh all the same (``mse``, as published) or
-    by inverse variance (``ivar``); or that of finding the other half of a spectrum (``halves``).
-    """
+    """Masked modelling of spectra with SpecFormer: Parker et al. 2024, section 3.2."""
 
     model: ModelConfig
     masking: MaskingSettings
-    loss: Literal["mse", "ivar", "halves"] = "mse"
-    halves: HalvesSettings | None = None
+    loss: Literal["mse", "ivar"] = "mse"  # masked pixels weigh all the same, or by inverse variance
     optim: OptimSettings
     data: DataSettings
     run: RunSettings
@@ -119,9 +104,7 @@ class SpectrumTraining(Settings):
         patches = count_patches(N_WAVE, *slicing) + 1
         chunks, width = self.masking.chunks, self.masking.width
         _check_strategy(self)
-        if self.loss == "halves" and self.halves is None:
-            raise ValueError("loss=halves needs a section 'halves', for example halves.scale=20")
-        if self.loss != "halves" and ((2 * chunks - 1) * width > patches or patches // chunks <= width):
+        if (2 * chunks - 1) * width > patches or patches // chunks <= width:
             raise ValueError(
                 f"masking: {chunks} chunks of {width} patches do not fit into the {patches} patches of a "
                 f"spectrum cut into sections of {slicing[0]} pixels that overlap by {slicing[1]}; "
@@ -146,7 +129,6 @@ class ClipTraining(Settings):
     scale: Literal["fixed", "learned"] = "fixed"  # inverse temperature; starts at model.logit_scale
     loss: Literal["global", "local"] = "global"  # over the batch of all devices, or of each its own
     augment: bool = False  # flips and quarter turns of the images
-    halves: HalvesSettings | None = None  # halves of spectra find each other too, with trained encoders
     guide: GuideSettings | None = None  # spectrum embeddings learn the redshifts of the training part too
     optim: OptimSettings
     data: DataSettings
@@ -158,8 +140,8 @@ class ClipTraining(Settings):
         if model.image is None or model.spectrum is None or model.head is None:
             raise ValueError("model: expected sections 'image', 'spectrum' and 'head'")
         _check_strategy(self)
-        if self.halves and not self.train_encoders:
-            raise ValueError("halves: teach the spectrum encoder, which train_encoders=false keeps as it is")
+        if self.guide and not self.train_encoders:
+            raise ValueError("guide: teaches the spectrum encoder, which train_encoders=false keeps as it is")
         lacking = [name for name in ("image", "spectrum") if getattr(self, name) is None]
         if lacking and not self.train_encoders:
             raise ValueError(

@@ -1,4 +1,4 @@
-"""SpecFormer learns spectra by guessing what is hidden of them, or by finding their other half.
+"""SpecFormer learns spectra by guessing what is hidden of them: masked modelling.
 
 Source: Parker et al. 2024 (MNRAS 531, 4990), section 3.2, and its code release.
 
@@ -15,15 +15,19 @@ from torch import Tensor
 from astroclip.config import ModelConfig
 from astroclip.models.clip import AstroCLIP, build_model
 from astroclip.models.specformer import SpectrumEncoder, masked_mse
-from astroclip.preprocess.spectrum import mask_chunks, standardise, to_patches
-from astroclip.training.halves import contrast, embed_halves, prepare_training_spectra
+from astroclip.preprocess.spectrum import (
+    find_good_pixels,
+    mask_chunks,
+    prepare_spectra,
+    standardise,
+    to_patches,
+)
 from astroclip.training.optim import make_optimizer
-from astroclip.training.ranks import gather
 from astroclip.training.settings import SpectrumTraining
 
 
 class SpectrumModule(LightningModule):
-    """Hides stretches of spectra and learns to reconstruct them, or to find a half by the other one.
+    """Hides stretches of spectra and learns to reconstruct them.
 
     A batch has flux (B, S) and, where the data have them, ivar (B, S) and mask (B, S); bad pixels are filled
     as `astroclip.preprocess.spectrum.fill_bad_pixels` says. The masks are drawn from torch's global CPU
@@ -36,8 +40,6 @@ class SpectrumModule(LightningModule):
         super().__init__()
         self.settings = settings
         self.model = build_model(settings.model, settings.run.seed).train()
-        if settings.loss == "halves":
-            self.encoder.head.requires_grad_(False)  # nothing is reconstructed
 
     @property
     def encoder(self) -> SpectrumEncoder:
@@ -66,18 +68,18 @@ class SpectrumModule(LightningModule):
         return self.settings.model, self.model
 
     def loss(self, batch: dict[str, Tensor]) -> Tensor:
-        """Return the mean error of what was hidden of a batch, or that of its halves, for draws made now."""
+        """Return the mean error of what was hidden of a batch, for masks drawn now."""
         slicing, masking = self.encoder.config, self.settings.masking
-        flux, ivar = prepare_training_spectra(batch)  # (B, S)
-        if self.settings.loss == "halves" and (halves := self.settings.halves) is not None:
-            first, second = embed_halves(self.model, flux, ivar, halves)
-            return contrast(gather(first), gather(second), halves.scale)
+        flux = prepare_spectra(batch["flux"], batch.get("ivar"), batch.get("mask")).flux  # (B, S)
         patches = to_patches(flux, slicing.section_length, slicing.section_overlap)  # (B, P, F)
         masked = mask_chunks(patches, torch.default_generator, masking.chunks, masking.width)
         reconstruction = self.encoder(masked.patches).reconstruction.float()
-        if self.settings.loss == "mse" or ivar is None:
+        if self.settings.loss == "mse":
             return masked_mse(reconstruction, patches, masked.patches)
-        weights = ivar_patches(flux, ivar, slicing.section_length, slicing.section_overlap)
+        good = find_good_pixels(batch["flux"], batch["ivar"], batch.get("mask"))
+        weights = ivar_patches(
+            flux, batch["ivar"].where(good, 0), slicing.section_length, slicing.section_overlap
+        )
         return weighted_mse(reconstruction, patches, weights * masked.rows[..., None])
 
 

@@ -52,6 +52,7 @@ IMAGE_EMBEDDING = "IMAGE_EMBEDDING"
 SPECTRUM_EMBEDDING = "SPECTRUM_EMBEDDING"
 EMBED_FLAG = "EMBED_FLAG"
 PREDICT_FLAG = "PREDICT_FLAG"
+DISAGREEMENT = "DISAGREEMENT"  # of image and spectrum, added by predict
 
 # --- labels ----------------------------------------------------------------------------------------------
 # what volunteers were asked, and the answers: Galaxy Zoo DECaLS campaign 5 (Walmsley+2022, MNRAS 509, 3966)
@@ -69,6 +70,20 @@ GALAXY_ZOO: dict[str, tuple[str, ...]] = {
 }
 
 
+# the answers that lead to a question; the first is asked of everybody (Walmsley+2022, figure 4)
+GALAXY_ZOO_PARENTS: dict[str, tuple[str, tuple[str, ...]]] = {
+    "disk-edge-on": ("smooth-or-featured", ("featured-or-disk",)),
+    "has-spiral-arms": ("disk-edge-on", ("no",)),
+    "bar": ("disk-edge-on", ("no",)),
+    "bulge-size": ("disk-edge-on", ("no",)),
+    "how-rounded": ("smooth-or-featured", ("smooth",)),
+    "edge-on-bulge": ("disk-edge-on", ("yes",)),
+    "spiral-winding": ("has-spiral-arms", ("yes",)),
+    "spiral-arm-count": ("has-spiral-arms", ("yes",)),
+    "merging": ("smooth-or-featured", ("smooth", "featured-or-disk")),
+}
+
+
 class ColumnSpec(NamedTuple):
     """One column that astroclip adds to a table.
 
@@ -80,6 +95,21 @@ class ColumnSpec(NamedTuple):
     shape: tuple[int, ...] = ()
     unit: str = ""
     comment: str = ""
+
+
+# physical properties that are predicted, and what tables of them call them (PROVABGS, fastspecfit, the mock)
+PROPERTIES = {
+    ColumnSpec("LOGMSTAR", "f4", (), "dex(solMass)", "stellar mass"): ("LOGMSTAR", "LOG_MSTAR"),
+    ColumnSpec("METALLICITY", "f4", (), "", "metallicity, as the labels have it"): (
+        "METALLICITY",
+        "Z_MW",
+        "ZZSUN",
+    ),
+    ColumnSpec("AGE", "f4", (), "Gyr", "mean stellar age"): ("AGE", "TAGE_MW"),
+    ColumnSpec("LOGSSFR", "f4", (), "dex(yr-1)", "specific star-formation rate"): ("LOGSSFR", "LOG_SSFR"),
+}
+SFR_NAMES = ("SFR", "AVG_SFR")  # solMass/yr
+LOGSFR_NAMES = ("LOGSFR", "LOG_SFR")
 
 
 # --- the pairs file: HDF5, described in astroclip/pairs/layout.py -----------------------------------------
@@ -174,7 +204,10 @@ class PredictFlag(IntFlag):
     """Bits of the `PREDICT_FLAG` column."""
 
     NO_EMBEDDING = 1  # the row's vector has a missing value: the predictions are NaN
-    FEW_NEIGHBOURS = 2  # the reference has fewer rows than neighbours asked for: all of them were used
+    FEW_LABELS = 2  # the reference has fewer labelled rows than neighbours asked for, or than 50
+    OUT_OF_DOMAIN = 4  # farther from its neighbours than 99.5 % of the reference's rows are from theirs
+    EXTRAPOLATED = 8  # a 68 % interval reaches beyond the lowest or highest label of the reference
+    DISAGREEMENT = 16  # image and spectrum fit together worse than 99.5 % of the reference's pairs do
 
 
 # --- the table of look-alikes, written by search: these columns, then those of the rows found --------------

@@ -26,7 +26,7 @@ app.command("inspect")(inspect.inspect)
 app.command("mock")(mock.mock)
 app.command("search")(search.search)
 app.command("train")(train.train)
-app.add_typer(predict.app, name="predict", help="Estimate redshifts from embeddings (or any vector column).")
+app.add_typer(predict.app, name="predict", help="Predict redshifts, properties, morphology or any label.")
 app.add_typer(models.app, name="models", help="List, make, fetch, convert and describe models.")
 
 GLOBAL_FLAGS = ("-q", "--quiet", "-v", "--verbose", "--json")

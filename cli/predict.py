@@ -1,7 +1,10 @@
 """`astroclip predict`: estimates as columns of the same table."""
 
+import inspect
+from collections.abc import Callable
+from functools import wraps
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -9,40 +12,106 @@ from .output import output as out
 
 app = typer.Typer(no_args_is_help=True)
 
+EMBEDDING = ("model", "images", "spectra", "max_bad", "radius_arcsec", "resample", "device", "precision")
+Label = Annotated[str | None, typer.Option(help="Column of the reference. Default: guessed.")]
+OneLabel = Annotated[str, typer.Option(help="Column of the reference to predict: numbers or classes.")]
+Kind = Annotated[str, typer.Option(help="number, class or auto.")]
+Pdf = Annotated[Path | None, typer.Option(help="HDF5 file for the densities, as the package qp reads it.")]
 
-@app.callback()
-def _predict() -> None:
-    """Keep `redshift` a sub-command while it is the only one."""
+
+def _options(
+    catalog: Annotated[Path, typer.Argument(help="Table with embeddings, or with what can be embedded.")],
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="FITS or Parquet. Default: CATALOG-TASK.fits.")
+    ] = None,
+    reference: Annotated[
+        Path | None,
+        typer.Option(help="Table with embeddings and labels, or a model. Default: the model's own."),
+    ] = None,
+    use: Annotated[str, typer.Option("--from", help="image, spectrum, both or auto.")] = "auto",
+    vector: Annotated[
+        str | None, typer.Option(help="Vector column, or scalar columns 'G,R,Z', instead of embeddings.")
+    ] = None,
+    method: Annotated[str, typer.Option(help="knn, mlp, flow or auto: mlp from 20 labels on.")] = "auto",
+    k: Annotated[int, typer.Option("--neighbours", "-k", help="Number of neighbours.")] = 64,
+    seed: Annotated[int, typer.Option(help="Of all that is drawn in training.")] = 0,
+    predictor: Annotated[Path | None, typer.Option(help="Directory of a fitted predictor.")] = None,
+    save_to: Annotated[
+        Path | None, typer.Option("--save-predictor", help="Directory to keep the fitted predictor in.")
+    ] = None,
+    hdu: Annotated[str | None, typer.Option(help="Name or number of the table's HDU.")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the output if it exists.")] = False,
+    model: Annotated[
+        str | None, typer.Option("--model", "-m", help="Embed with it first.", rich_help_panel="Embedding")
+    ] = None,
+    images: Annotated[
+        str | None, typer.Option(help="As of astroclip embed.", rich_help_panel="Embedding")
+    ] = None,
+    spectra: Annotated[
+        str | None, typer.Option(help="As of astroclip embed.", rich_help_panel="Embedding")
+    ] = None,
+    max_bad: Annotated[float, typer.Option(help="As of astroclip embed.", rich_help_panel="Embedding")] = 0.1,
+    radius_arcsec: Annotated[
+        float, typer.Option(help="As of astroclip embed.", rich_help_panel="Embedding")
+    ] = 1.0,
+    resample: Annotated[
+        bool, typer.Option("--resample", help="As of astroclip embed.", rich_help_panel="Embedding")
+    ] = False,
+    device: Annotated[str, typer.Option(help="As of astroclip embed.", rich_help_panel="Embedding")] = "auto",
+    precision: Annotated[
+        str, typer.Option(help="As of astroclip embed.", rich_help_panel="Embedding")
+    ] = "auto",
+) -> None:
+    """Take the options that all tasks share."""
+
+
+def _task(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a task's command the shared options too, and run it with all of them."""
+    own = inspect.signature(command)
+    shared = inspect.signature(_options).parameters.values()
+
+    @wraps(command)
+    def run(**values: Any) -> None:
+        _predict(command.__name__, values)
+
+    parameters = [p.replace(kind=p.KEYWORD_ONLY) for p in (*shared, *own.parameters.values())]
+    run.__signature__ = own.replace(parameters=parameters)  # type: ignore[attr-defined]
+    return run
+
+
+def _predict(task: str, values: dict[str, Any]) -> None:
+    """Predict, and print what was done."""
+    from astroclip.predict.tasks import predict_catalog
+    from astroclip.sources import SourceOptions
+
+    given = {name: values.pop(name) for name in EMBEDDING}
+    tolerances = SourceOptions(*(given.pop(name) for name in ("max_bad", "radius_arcsec", "resample")))
+    with out.progress("Predicting") as progress:
+        report = predict_catalog(
+            task=task, embedding={**given, "options": tolerances}, progress=progress, **values
+        )
+    out.result(report._asdict())
 
 
 @app.command()
-def redshift(
-    catalog: Annotated[Path, typer.Argument(help="Table with embeddings or another vector column.")],
-    reference: Annotated[Path, typer.Option(help="Table with the same vectors and known redshifts.")],
-    output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="FITS or Parquet. Default: CATALOG-redshift.fits.")
-    ] = None,
-    vector: Annotated[
-        str | None, typer.Option(help="Vector column, or scalar columns 'G,R,Z'. Default: the embeddings.")
-    ] = None,
-    label: Annotated[
-        str | None, typer.Option(help="Redshift column of the reference. Default: guessed.")
-    ] = None,
-    neighbours: Annotated[int, typer.Option("--neighbours", "-k", help="Number of neighbours.")] = 64,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the output if it exists.")] = False,
-) -> None:
-    """Estimate redshifts from the nearest neighbours in a reference table."""
-    from astroclip.predict.tasks import predict_redshift
+@_task
+def redshift(label: Label = None, pdf: Pdf = None) -> None:
+    """Predict redshifts with their intervals."""
 
-    with out.progress("Predicting") as progress:
-        report = predict_redshift(
-            catalog,
-            reference,
-            output,
-            vector=vector,
-            label=label,
-            k=neighbours,
-            overwrite=overwrite,
-            progress=progress,
-        )
-    out.result(report._asdict())
+
+@app.command()
+@_task
+def properties() -> None:
+    """Predict stellar mass, metallicity, age and specific star-formation rate."""
+
+
+@app.command()
+@_task
+def morphology() -> None:
+    """Predict the votes of Galaxy Zoo DECaLS."""
+
+
+@app.command()
+@_task
+def label(label: OneLabel, kind: Kind = "auto", pdf: Pdf = None) -> None:
+    """Predict any column of the reference, from as few as 10 labels."""

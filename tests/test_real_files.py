@@ -15,7 +15,7 @@ from catalog_files import fitsverify, need
 from typer.testing import CliRunner
 
 from astroclip.cli.main import app
-from astroclip.predict.tasks import predict_redshift
+from astroclip.predict.tasks import predict_catalog
 from astroclip.schema import PIXSCALE, EmbedFlag
 from astroclip.surveys.desi import read_redrock
 from astroclip.surveys.legacysurvey import read_cutout
@@ -156,7 +156,9 @@ def test_redshifts_of_real_galaxies_from_their_colours(survey_data, tmp_path, ca
     half = np.random.default_rng(1).random(len(table)) < 0.5
     table[half].write(tmp_path / "reference.fits")
     table[~half].write(tmp_path / "new.fits")
-    report = predict_redshift(tmp_path / "new.fits", tmp_path / "reference.fits", vector="MAGNITUDES")
+    reference = tmp_path / "reference.fits"
+    options = {"reference": reference, "method": "knn"}
+    report = predict_catalog(tmp_path / "new.fits", "redshift", vector="MAGNITUDES", **options)
     assert report.label == "redshift"
     result = fitsio.read(report.output)
     truth, predicted = result["redshift"], result["Z_PRED_MEAN"]
@@ -168,7 +170,7 @@ def test_redshifts_of_real_galaxies_from_their_colours(survey_data, tmp_path, ca
         print(f"\n{len(truth)} SDSS galaxies: R^2 {r2:.3f}, sigma_NMAD {nmad:.4f} (mean: {mean_nmad:.4f})")
     assert r2 > 0.2  # a few galaxies beyond z = 0.4 make up half of the variance
     assert nmad < 0.7 * mean_nmad
-    by_columns = predict_redshift(
-        tmp_path / "new.fits", tmp_path / "reference.fits", tmp_path / "columns.fits", vector="u,g,r,i,z"
+    by_columns = predict_catalog(
+        tmp_path / "new.fits", "redshift", tmp_path / "columns.fits", vector="u,g,r,i,z", **options
     )
     np.testing.assert_allclose(fitsio.read(by_columns.output)["Z_PRED_MEAN"], predicted, atol=2e-3)

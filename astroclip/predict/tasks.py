@@ -1,194 +1,317 @@
-"""Predictions for a catalogue: what is estimated, from which columns, into which columns."""
+"""Predictions for a catalogue: from which columns, with which predictor, into which columns.
 
-from collections.abc import Callable
+Shapes: N rows of a block, D width.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from astroclip.catalog import Catalog, append_columns, open_catalog
+from astroclip.catalog.part import check_output
+from astroclip.embed import embed_catalog
 from astroclip.errors import DataError, UsageError
-from astroclip.predict.knn import QUANTILES, Neighbours, summarise, weigh
-from astroclip.schema import (
-    IMAGE_EMBEDDING,
-    PREDICT_FLAG,
-    REDSHIFT_NAMES,
-    SPECTRUM_EMBEDDING,
-    ColumnSpec,
-    PredictFlag,
-)
+from astroclip.predict.labels import TASKS, read_labels
+from astroclip.predict.pdf import PdfFile
+from astroclip.predict.predictor import Predictor, fit_predictor
+from astroclip.predict.reference import EMBEDDINGS, Reference, read_reference
+from astroclip.predict.stored import load_predictor, save_predictor
+from astroclip.schema import DISAGREEMENT, PREDICT_FLAG, ColumnSpec, PredictFlag
 
 BLOCK = 4096  # rows read, predicted and written at a time
+IMAGE, SPECTRUM = EMBEDDINGS
+MODALITIES = {"image": (IMAGE,), "spectrum": (SPECTRUM,), "both": EMBEDDINGS}
+# what `auto` looks for, in this order: a spectrum tells more of a redshift, an image of a shape
+PREFERRED = {
+    "redshift": ("spectrum", "image"),
+    "properties": ("spectrum", "image"),
+    "morphology": ("image", "spectrum"),
+    "label": ("both", "spectrum", "image"),
+}
 
 
 class PredictReport(NamedTuple):
-    """What was predicted: rows in all and with a prediction, usable reference rows, and how."""
+    """What was predicted: rows in all and with a prediction, from what, and the rows with each flag bit."""
 
     output: Path
     rows: int
     predicted: int
+    flags: dict[str, int]
     reference_rows: int
     vector: str
     label: str
+    method: str
 
 
-def predict_redshift(
+def predict_catalog(
     catalog: str | Path,
-    reference: str | Path,
+    task: str,
     output: str | Path | None = None,
     *,
+    reference: str | Path | None = None,
+    use: str = "auto",
     vector: str | None = None,
     label: str | None = None,
+    kind: str = "auto",
+    method: str = "auto",
     k: int = 64,
+    seed: int = 0,
+    predictor: str | Path | None = None,
+    save_to: str | Path | None = None,
+    pdf: str | Path | None = None,
+    embedding: Mapping[str, Any] | None = None,
+    hdu: str | int | None = None,
     overwrite: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> PredictReport:
-    """Write the catalogue again with redshifts estimated from neighbours in a reference table.
+    """Write the catalogue again with predictions.
 
-    The estimate is the mean of the k nearest reference rows weighted by inverse distance, in vectors
-    standardised on the reference (Parker et al. 2024, zero-shot). The spread of the neighbours' redshifts
-    gives the other columns: it is not calibrated.
-
-    Added columns: ``Z_PRED_MEAN``, ``_MEDIAN``, ``_STD``, ``_L68``, ``_U68``, ``_L95``, ``_U95``
-    (float32) and `PREDICT_FLAG` (`astroclip.schema.PredictFlag`). A row whose vector
-    has a missing value gets NaN and a flag.
+    Every row and column of the input is kept as it is, in order. Added are the columns of the task and
+    `PREDICT_FLAG` (`astroclip.schema.PredictFlag`); with embeddings of images and of spectra in both tables
+    also ``DISAGREEMENT``. A row whose vector has a missing value gets NaN and a flag. If the input has a
+    column of such a name already, it is kept, and the new one is called ``<name>_PRED``; only the flags of
+    an earlier prediction are added to.
 
     Parameters
     ----------
-    catalog, reference : str or Path
-        Tables with the vector column; the reference has redshifts too. Reference rows without a finite
-        redshift or with a missing vector element are left out.
+    catalog : str or Path
+        A table with embeddings; without, it is embedded first, as `embedding` says.
+    task : str
+        ``redshift``, ``properties``, ``morphology`` or ``label``.
     output : str or Path, optional
-        By default ``<catalog>-redshift.fits`` beside the catalogue.
+        By default ``<catalog>-<task>.fits`` beside the catalogue.
+    reference : str or Path, optional
+        A table with embeddings and labels, or a model; by default the own reference of the catalogue's model.
+    use : str
+        ``image``, ``spectrum``, ``both`` (side by side) or ``auto``: for redshifts and properties spectra
+        before images, for morphology images before spectra, for another label both.
     vector : str, optional
-        A vector column of both tables, or several scalar columns, ``"G,R,Z"``. By default the spectrum
-        embedding where both tables have it, else the image embedding.
-    label : str, optional
-        The reference's redshift column; guessed from usual names if not given.
-    k : int
-        Neighbours.
+        Another vector column of both tables, or several columns, ``"G,R,Z"``.
+    label, kind : str
+        As in `labels.read_labels`.
+    method, k : str, int
+        As in `predictor.fit_predictor`.
+    seed : int
+        Of what is drawn in training; the same seed gives the same numbers.
+    predictor, save_to : str or Path, optional
+        A directory with a fitted predictor, instead of a reference; and one to write.
+    pdf : str or Path, optional
+        HDF5 file for the probability densities, in the format of the package qp.
+    embedding : mapping, optional
+        Options of `astroclip.embed.embed_catalog`: ``model``, ``images``, ``spectra``, ...
+    hdu : str or int, optional
+        The table's HDU.
 
     Raises
     ------
-    DataError, UsageError
-        If the columns are missing or do not fit, or the embeddings come from different models.
+    DataError, UsageError, CheckpointError
+        Before anything is written, if the columns, the reference, the model and the options do not fit.
     """
     catalog = Path(catalog)
-    output = Path(output) if output else catalog.with_name(f"{catalog.name.split('.')[0]}-redshift.fits")
+    output = Path(output) if output else catalog.with_name(f"{catalog.name.split('.')[0]}-{task}.fits")
+    _check_options(task, use, k, predictor, reference, vector)
+    check_output(output.resolve(), str(output), overwrite)
+    own = (embedding or {}).get("model")
+    with ExitStack() as stack:
+        table = stack.enter_context(open_catalog(catalog, hdu=hdu, scratch=output.parent))
+        if vector is None and not any(table.find(name) for name in EMBEDDINGS):
+            table = stack.enter_context(_embedded(table, output, stack, embedding or {}, hdu))
+        if predictor is not None:
+            fitted = load_predictor(predictor, task)
+        else:
+            known = read_reference(reference or own or _model_of(table))
+            inputs = _choose_inputs(table, known, task, use, vector)
+            _check_same_model(table, inputs, known.name, known.model, known.digest)
+            labels = read_labels(known, task, label, kind)
+            fitted = fit_predictor(known, task, labels, inputs, method=method, k=k, seed=seed)
+        _check_inputs(table, fitted)
+        _check_same_model(table, fitted.inputs, fitted.reference, fitted.model, fitted.digest)
+        if save_to is not None:
+            save_predictor(fitted, save_to, overwrite=overwrite)
+        return _stream(table, fitted, output, pdf, overwrite, progress)
+
+
+def _check_options(task: str, use: str, k: int, predictor: Any, reference: Any, vector: str | None) -> None:
+    """Refuse options that make no sense."""
+    if task not in TASKS:
+        raise UsageError(f"'{task}' cannot be predicted: expected one of {', '.join(TASKS)}")
     if k < 1:
         raise UsageError(f"{k} neighbours: expected at least 1")
-    with (
-        open_catalog(catalog, scratch=output.parent) as table,
-        open_catalog(reference, scratch=output.parent) as known,
-    ):
-        columns = _vector_columns(table, known, vector)
-        _check_same_model(table, known, columns)
-        label = _label_column(known, label)
-        vectors, redshift = _read_reference(known, columns, label)
-        neighbours = Neighbours(vectors, k)
-        settings = {"reference": known.name, "vector": columns, "label": label, "k": k}
-        history = [f"astroclip: Z_PRED from {k} nearest rows of {known.name} in {','.join(columns)}"]
-        predicted = 0
-        with append_columns(
-            table, output, _columns(), settings=settings, history=history, cards={}, overwrite=overwrite
-        ) as appender:
-            for start in range(0, table.nrows, BLOCK):
-                values = _predict_block(
-                    _read_vectors(table, columns, start, start + BLOCK), neighbours, redshift, k
-                )
-                appender.write(values)
-                predicted += int(np.isfinite(values["Z_PRED_MEAN"]).sum())
-                if progress:
-                    progress(appender.done, table.nrows)
-        return PredictReport(output, table.nrows, predicted, len(redshift), ",".join(columns), label)
+    if use not in ("auto", *MODALITIES):
+        raise UsageError(f"--from {use}: expected auto, {', '.join(MODALITIES)}")
+    if predictor is not None and (reference is not None or vector is not None or use != "auto"):
+        raise UsageError("--predictor knows its reference and its vectors: leave out --reference and --from")
 
 
-def _columns() -> list[ColumnSpec]:
-    """Describe the columns to add."""
-    said = {"MEAN": "mean redshift of the neighbours", "STD": "spread of their redshifts, uncalibrated"}
-    said |= {name: f"{level:.1%} quantile of their redshifts" for name, level in QUANTILES.items()}
-    columns = [ColumnSpec(f"Z_PRED_{name}", "f4", comment=text) for name, text in said.items()]
-    return [*columns, ColumnSpec(PREDICT_FLAG, "i4", comment="bit mask, see astroclip PredictFlag")]
+def _embedded(
+    table: Catalog, output: Path, stack: ExitStack, options: Mapping[str, Any], hdu: str | int | None
+) -> Catalog:
+    """Embed the catalogue into a file beside the output, which goes when all is done."""
+    if not options.get("model"):
+        raise UsageError(
+            f"{table.name}: no column {' or '.join(EMBEDDINGS)}. Name a model to embed it with (--model), or "
+            "a vector column of both tables (--vector)"
+        )
+    beside = output.with_name(f"{output.name.split('.')[0]}.embedded.fits")
+    stack.callback(beside.unlink, missing_ok=True)
+    embed_catalog(table.source, beside, hdu=hdu, overwrite=True, **options)
+    return open_catalog(beside, hdu=table.hdu if table.path == table.source else None)
 
 
-def _vector_columns(table: Catalog, known: Catalog, vector: str | None) -> list[str]:
-    """Return the column(s) that make the vector, present in both tables with the same width."""
+def _model_of(table: Catalog) -> str:
+    """Return the model that embedded a table."""
+    model = str(table.header.get("ACMODEL") or "")
+    if not model:
+        raise UsageError(
+            f"{table.name} does not say which model embedded it: name a table with the same vectors and "
+            "labels with --reference"
+        )
+    return model
+
+
+def _choose_inputs(
+    table: Catalog, known: Reference, task: str, use: str, vector: str | None
+) -> tuple[str, ...]:
+    """Return the column(s) that make the vector, there in both tables."""
     if vector is not None:
-        names = [name.strip() for name in vector.split(",")]
+        names = tuple(name.strip() for name in vector.split(","))
     else:
-        names = [n for n in (SPECTRUM_EMBEDDING, IMAGE_EMBEDDING) if table.find(n) and known.find(n)][:1]
-        if not names:
+        choices = PREFERRED[task] if use == "auto" else (use,)
+        there = {name for name in EMBEDDINGS if table.find(name) and known.find(name)}
+        fitting = [MODALITIES[choice] for choice in choices if set(MODALITIES[choice]) <= there]
+        if not fitting:
             raise UsageError(
-                f"{table.name} and {known.name} have no embedding column in common. Embed both first "
-                "(astroclip embed), or name a vector column of both with --vector"
+                f"{table.name} and {known.name} have no {' or '.join(MODALITIES[choices[-1]])} column in "
+                "common. Embed both first (astroclip embed), or name a vector column of both with --vector"
             )
-    widths = [sum(int(np.prod(t.column(name).shape)) for name in names) for t in (table, known)]
-    if widths[0] != widths[1]:
-        raise DataError(
-            f"{known.name}: {','.join(names)} has {widths[1]} elements, but {widths[0]} in {table.name}; "
-            "both must come from the same model"
-        )
-    return names
+        names = fitting[0]
+    return tuple(known.column(name) for name in names)
 
 
-def _check_same_model(table: Catalog, known: Catalog, columns: list[str]) -> None:
+def _check_inputs(table: Catalog, fitted: Predictor) -> None:
+    """Refuse a vector that is missing, or of another width than the reference's."""
+    for name, width in zip(fitted.inputs, fitted.widths, strict=True):
+        ours = int(np.prod(table.column(name).shape))
+        if ours != width:
+            raise DataError(
+                f"{fitted.reference}: {name} has {width} elements, but {ours} in {table.name}; both must "
+                "come from the same model"
+            )
+
+
+def _check_same_model(table: Catalog, inputs: tuple[str, ...], name: str, model: str, digest: str) -> None:
     """Refuse embeddings that two different models made."""
-    if not {SPECTRUM_EMBEDDING, IMAGE_EMBEDDING} & set(columns):
+    if not set(EMBEDDINGS) & {column.upper() for column in inputs}:
         return
-    ours, theirs = (t.header.get("ACHASH") for t in (table, known))
-    if ours and theirs and ours != theirs:
+    ours = table.header.get("ACHASH")
+    if ours and digest and ours != digest:
         raise DataError(
-            f"{known.name} was embedded with model {known.header.get('ACMODEL')} ({theirs}), "
-            f"{table.name} with {table.header.get('ACMODEL')} ({ours}): distances between them mean nothing. "
-            "Embed both with one model"
+            f"{name} was embedded with model {model} ({digest}), {table.name} with "
+            f"{table.header.get('ACMODEL')} ({ours}): distances between them mean nothing. Embed both with "
+            "one model"
         )
 
 
-def _label_column(known: Catalog, label: str | None) -> str:
-    """Return the reference's redshift column."""
-    found = known.find(label) if label else known.find(*REDSHIFT_NAMES)
-    if found is None:
-        raise DataError(
-            f"{known.name}: no redshift column ({label or ', '.join(REDSHIFT_NAMES)}). Name it with --label; "
-            f"the table has {', '.join(list(known.columns)[:30])}"
-        )
-    return found
+def _stream(
+    table: Catalog,
+    fitted: Predictor,
+    output: Path,
+    pdf: str | Path | None,
+    overwrite: bool,
+    progress: Callable[[int, int], None] | None,
+) -> PredictReport:
+    """Predict and write block by block."""
+    columns = fitted.columns()
+    names = {spec.name: _new_name(table, spec.name) for spec in columns}
+    specs = [spec._replace(name=names[spec.name]) for spec in columns]
+    pairs = tuple(name for name in EMBEDDINGS if table.find(name)) if fitted.agreement else ()
+    settings, history = _provenance(fitted)
+    flags, predicted = Counter[str](), 0
+    with ExitStack() as stack:
+        appender = stack.enter_context(
+            append_columns(
+                table, output, specs, settings=settings, history=history, overwrite=overwrite,
+                overwrite_columns=True,
+            )
+        )  # fmt: skip
+        densities = stack.enter_context(PdfFile(pdf, fitted, table.nrows, overwrite)) if pdf else None
+        for start in range(0, table.nrows, BLOCK):
+            stop = min(start + BLOCK, table.nrows)
+            vectors = _read_vectors(table, fitted.inputs, start, stop)
+            both = [_read_vectors(table, (name,), start, stop) for name in pairs]
+            values, posteriors = fitted.predict(vectors, (both[0], both[1]) if len(both) == 2 else None)
+            flag = values[PREDICT_FLAG]
+            predicted += int(np.count_nonzero((flag & PredictFlag.NO_EMBEDDING) == 0))
+            flags.update({str(b.name): n for b in PredictFlag if (n := int(np.count_nonzero(flag & b)))})
+            values = _complete(values, columns, table, start, stop)
+            appender.write({names[name]: value for name, value in values.items()})
+            if densities:
+                densities.write(posteriors, (flag & PredictFlag.NO_EMBEDDING) == 0)
+            if progress:
+                progress(appender.done, table.nrows)
+    label = ",".join(dict.fromkeys(fitted.labels.columns))
+    return PredictReport(
+        output, table.nrows, predicted, dict(flags), fitted.rows, ",".join(fitted.inputs), label,
+        fitted.fitted.method,
+    )  # fmt: skip
 
 
-def _read_vectors(table: Catalog, columns: list[str], start: int, stop: int) -> NDArray[np.float64]:
-    """Return the vectors (n, D) of the rows; several columns stand side by side."""
-    block = table.read(columns, start, min(stop, table.nrows))
-    parts = [np.ma.filled(np.ma.asarray(block[name], np.float64), np.nan) for name in columns]
-    return np.concatenate([part.reshape(len(part), -1) for part in parts], axis=1)
+def _new_name(table: Catalog, name: str) -> str:
+    """Return the name of a new column: what is there already is kept."""
+    there = table.find(name)
+    if there is None:
+        return name
+    return there if name in (PREDICT_FLAG, DISAGREEMENT) else f"{name}_PRED"
 
 
-def _read_reference(known: Catalog, columns: list[str], label: str) -> tuple[NDArray, NDArray]:
-    """Return vectors (R, D) float32 and redshifts (R,) of the usable reference rows."""
-    vectors, redshifts = [], []
-    for start in range(0, known.nrows, BLOCK):
-        stop = min(start + BLOCK, known.nrows)
-        vector = _read_vectors(known, columns, start, stop)
-        redshift = _read_vectors(known, [label], start, stop)[:, 0]
-        usable = np.isfinite(vector).all(1) & np.isfinite(redshift)
-        vectors.append(vector[usable].astype(np.float32))
-        redshifts.append(redshift[usable])
-    if not sum(map(len, vectors)):
-        raise DataError(f"{known.name}: no row has both a finite {label} and a complete {','.join(columns)}")
-    return np.concatenate(vectors), np.concatenate(redshifts)
-
-
-def _predict_block(vectors: NDArray, neighbours: Neighbours, redshift: NDArray, k: int) -> dict[str, NDArray]:
-    """Return the new columns of a block."""
-    usable = np.isfinite(vectors).all(1)
-    distance, index = neighbours.query(vectors[usable])
-    summary = summarise(redshift[index], weigh(distance))
-    flag = np.where(usable, 0, PredictFlag.NO_EMBEDDING).astype(np.int32)
-    if neighbours.k < k:
-        flag[usable] |= PredictFlag.FEW_NEIGHBOURS
-    values: dict[str, NDArray] = {PREDICT_FLAG: flag}
-    for name, estimate in {"MEAN": summary.mean, "STD": summary.std, **summary.quantiles}.items():
-        column = np.full(len(vectors), np.nan, np.float32)
-        column[usable] = estimate
-        values[f"Z_PRED_{name}"] = column
+def _complete(
+    values: dict[str, NDArray], columns: list[ColumnSpec], table: Catalog, start: int, stop: int
+) -> dict[str, NDArray]:
+    """Add the flags of an earlier prediction, and what the table has nothing for."""
+    if there := table.find(PREDICT_FLAG):
+        values[PREDICT_FLAG] = values[PREDICT_FLAG] | table.read([there], start, stop)[there].astype(np.int32)
+    if DISAGREEMENT not in values and any(spec.name == DISAGREEMENT for spec in columns):
+        values[DISAGREEMENT] = np.full(stop - start, np.nan, np.float32)
     return values
+
+
+def _provenance(fitted: Predictor) -> tuple[dict[str, Any], list[str]]:
+    """Return what the output's header says of the predictor."""
+    labels = list(dict.fromkeys(fitted.labels.columns))
+    settings = {
+        "task": fitted.task,
+        "method": fitted.fitted.method,
+        "k": fitted.fitted.neighbours.k,
+        "reference": fitted.reference,
+        "reference_rows": fitted.rows,
+        "vector": list(fitted.inputs),
+        "labels": labels,
+    }
+    bits = ", ".join(f"{bit.value} {bit.name}" for bit in PredictFlag)
+    history = [
+        f"astroclip: {fitted.task} by {fitted.fitted.method} from {fitted.rows} rows of {fitted.reference}",
+        f"astroclip: {PREDICT_FLAG} bits: {bits}",
+    ]
+    if fitted.task == "label" and fitted.labels.questions:
+        name = fitted.labels.names[0]
+        history.append(f"astroclip: {name}_PROBS are of {', '.join(fitted.labels.questions[name])}")
+    return settings, history
+
+
+def _read_vectors(table: Catalog, columns: tuple[str, ...], start: int, stop: int) -> NDArray[np.float32]:
+    """Return the vectors (n, D) of the rows; several columns stand side by side."""
+    found = [table.column(name) for name in columns]
+    block = table.read([column.name for column in found], start, stop)
+    parts = []
+    for column in found:
+        values = block[column.name]
+        part = values.astype(np.float32).reshape(len(values), -1)
+        if column.null is not None and values.dtype.kind in "iu":
+            part[values.reshape(part.shape) == column.null] = np.nan
+        parts.append(part)
+    return np.concatenate(parts, axis=1)

@@ -1,0 +1,203 @@
+"""Reference sets: galaxies with embeddings and known labels, of any table or of a model's own.
+
+A model's own reference is ``reference.safetensors`` in its directory: one array a column (embeddings in
+float16), and in its metadata the model's name and hash, and the columns' units as JSON.
+"""
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from astroclip.catalog import Catalog, open_catalog
+from astroclip.errors import DataError, UsageError
+from astroclip.models.checkpoint import is_model_directory, model_hash
+from astroclip.models.hub import find_model
+from astroclip.schema import IMAGE_EMBEDDING, SPECTRUM_EMBEDDING
+
+REFERENCE = "reference.safetensors"
+FORMAT = "astroclip reference 1"
+BLOCK = 4096  # rows read at a time
+EMBEDDINGS = (IMAGE_EMBEDDING, SPECTRUM_EMBEDDING)
+
+Read = Callable[[Sequence[str]], dict[str, NDArray]]
+
+
+class Reference(NamedTuple):
+    """Where a reference set is, and what it has; its columns are read when asked for.
+
+    Attributes
+    ----------
+    name : str
+        As the user calls it.
+    nrows : int
+    model, digest : str
+        Name and hash of the model that embedded it; "" where it does not say.
+    shapes : dict of str to tuple of int
+        The shape of one row of each column.
+    units : dict of str to str
+    read : callable
+        ``read(names)`` returns whole columns; missing integers and masked values are NaN.
+    """
+
+    name: str
+    nrows: int
+    model: str
+    digest: str
+    shapes: dict[str, tuple[int, ...]]
+    units: dict[str, str]
+    read: Read
+
+    def find(self, *names: str) -> str | None:
+        """Return the first of some columns that is there, as it is written there; case does not matter."""
+        present = {name.upper(): name for name in self.shapes}
+        return next((present[name.upper()] for name in names if name.upper() in present), None)
+
+    def column(self, name: str) -> str:
+        """Return a column's name as it is written there, or raise `DataError`."""
+        found = self.find(name)
+        if found is None:
+            listed = ", ".join(list(self.shapes)[:30])
+            raise DataError(f"{self.name}: no column {name}. It has {listed}")
+        return found
+
+
+def read_reference(source: str | Path) -> Reference:
+    """Open a reference set.
+
+    Parameters
+    ----------
+    source : str or Path
+        A table (FITS, Parquet, CSV), a ``.safetensors`` reference, a model directory, or the name of a model
+        that was pulled.
+
+    Raises
+    ------
+    DataError
+        If it is not a readable reference, or the model has none of its own.
+    CheckpointError
+        If there is neither a file nor a model of this name.
+    """
+    path = Path(source)
+    if path.is_file() and path.suffix != ".safetensors":
+        return _of_table(path)
+    if path.is_file():
+        return _of_file(path, str(path))
+    if path.suffix and not is_model_directory(path):
+        raise DataError(f"{path}: no such file")
+    own = find_model(source) / REFERENCE
+    if not own.is_file():
+        raise DataError(
+            f"model '{source}' has no reference set of its own ({own} is missing). Name a table with "
+            "embeddings and labels with --reference, or make it: astroclip models reference --help"
+        )
+    return _of_file(own, f"{source} ({REFERENCE})")
+
+
+def write_reference(
+    catalog: str | Path, model: str | Path, columns: Sequence[str] | None = None, *, overwrite: bool = False
+) -> Path:
+    """Make a table with embeddings and labels the own reference set of a model.
+
+    Parameters
+    ----------
+    catalog
+        A table that was embedded with this model.
+    model
+        The model's directory.
+    columns
+        Labels to keep; by default all columns that are one number a row.
+
+    Returns
+    -------
+    Path
+        The file: embeddings in float16, labels in float32 (integers and redshifts keep their precision).
+
+    Raises
+    ------
+    UsageError
+        If the model has a reference set already.
+    DataError
+        If the table has no embedding, or was embedded with another model.
+    """
+    directory = find_model(model)
+    path = directory / REFERENCE
+    if path.exists() and not overwrite:
+        raise UsageError(f"{path}: exists already; replace it with --overwrite")
+    table = _of_table(Path(catalog))
+    found = [name for name in (table.find(n) for n in EMBEDDINGS) if name]
+    if not found:
+        raise DataError(f"{table.name}: no column {' or '.join(EMBEDDINGS)}. Embed it first: astroclip embed")
+    if table.digest and table.digest != model_hash(directory):
+        raise DataError(f"{table.name}: embedded with model {table.model} ({table.digest}), not with {model}")
+    labels = [table.column(name) for name in columns] if columns else list(table.shapes)
+    arrays = {name.upper(): values.astype(np.float16) for name, values in table.read(found).items()}
+    for name, values in table.read([n for n in labels if n not in found and table.shapes[n] == ()]).items():
+        if values.dtype.kind in "iufb":
+            wide = values.dtype.kind == "f" and not name.upper().startswith(("Z", "RA", "DEC"))
+            arrays[name] = values.astype(np.float32) if wide else values
+    said = {"format": FORMAT, "model": table.model, "digest": model_hash(directory)}
+    beside = path.with_name(f"{path.name}.part")
+    save_file(arrays, beside, metadata=said | {"units": json.dumps(table.units)})
+    beside.replace(path)
+    return path
+
+
+def _of_table(path: Path) -> Reference:
+    """Describe a table."""
+    with open_catalog(path) as table:
+        model, digest = (str(table.header.get(card) or "") for card in ("ACMODEL", "ACHASH"))
+        shapes = {name: tuple(column.shape) for name, column in table.columns.items()}
+        units = {name: column.unit for name, column in table.columns.items() if column.unit}
+        nrows = table.nrows
+
+    def read(names: Sequence[str]) -> dict[str, NDArray]:
+        with open_catalog(path) as table:
+            return {name: _whole_column(table, name) for name in names}
+
+    return Reference(str(path), nrows, model, digest, shapes, units, read)
+
+
+def _whole_column(table: Catalog, name: str) -> NDArray:
+    """Return a column, filled block by block; vectors in float32."""
+    column = table.column(name)
+    first = _numbers(table, name, 0, 0)
+    whole = np.empty((table.nrows, *first.shape[1:]), np.float32 if column.shape else first.dtype)
+    for start in range(0, table.nrows, BLOCK):
+        stop = min(start + BLOCK, table.nrows)
+        whole[start:stop] = _numbers(table, name, start, stop)
+    return whole
+
+
+def _numbers(table: Catalog, name: str, start: int, stop: int) -> NDArray:
+    """Return rows of a column; integers that mean missing are NaN."""
+    column = table.column(name)
+    values = table.read([name], start, stop)[name]
+    if values.dtype.kind in "iu" and column.null is not None:
+        return np.where(values == column.null, np.nan, values.astype(np.float64))
+    return values
+
+
+def _of_file(path: Path, name: str) -> Reference:
+    """Describe a model's own reference."""
+    try:
+        with safe_open(path, "numpy") as file:
+            said = file.metadata() or {}
+            shapes = {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError) as error:
+        raise DataError(f"{path}: not a readable reference set ({error})") from None
+    if said.get("format") != FORMAT or len({shape[0] for shape in shapes.values()}) != 1:
+        raise DataError(f"{path}: not a reference set of this version ({FORMAT}). Make it again")
+
+    def read(names: Sequence[str]) -> dict[str, NDArray]:
+        with safe_open(path, "numpy") as file:
+            return {key: file.get_tensor(key) for key in names}
+
+    rows = next(iter(shapes.values()))[0]
+    one = {key: shape[1:] for key, shape in shapes.items()}
+    return Reference(name, rows, said["model"], said["digest"], one, json.loads(said["units"]), read)

@@ -1,7 +1,8 @@
 """Few-shot heads: an ensemble of small networks on standardised embeddings, each blind to a part of the rows.
 
-Every member learns from four fifths of the reference. What it says of its last fifth is what the ensemble
-would say of new galaxies: calibration lives on these held-out predictions, and so does early stopping.
+Every member learns from four fifths of the reference, and two from the same four. What these say of the last
+fifth is nearly what the ensemble would say of new galaxies: calibration lives on such held-out predictions,
+and so does early stopping.
 
 Shapes: K members, R reference rows, N rows, D width, L outputs, B batch.
 """
@@ -15,7 +16,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-MEMBERS = 5
+FOLDS = 5
+TWINS = 2  # members that learn from the same rows, from another start
+MEMBERS = FOLDS * TWINS
 MAX_EPOCHS = 200
 PATIENCE = 12  # epochs without progress on the held-out rows
 LEARNING_RATE = 1e-3
@@ -52,20 +55,14 @@ class Ensemble(NamedTuple):
             parts = [self.members(part).mean(0) for part in x.split(CHUNK)]
         return torch.cat(parts) if parts else torch.zeros(0, self.biases[-1].shape[-1])
 
-    def variance(self, x: Tensor) -> Tensor:
-        """Return the mean variance (L,) between the members' outputs for x (N, D)."""
-        with torch.inference_mode():
-            return torch.cat([self.members(part).var(0) for part in x.split(CHUNK)]).mean(0)
-
     def held_out(self, x: Tensor, fold: Tensor) -> Tensor:
-        """Return for each row (R, D) the output (R, L) of the member that has not seen it."""
-        result = torch.zeros(len(x), self.biases[-1].shape[-1])
+        """Return for each row (R, D) the outputs (TWINS, R, L) of the members that have not seen it."""
+        result = torch.zeros(TWINS, len(x), self.biases[-1].shape[-1])
         with torch.inference_mode():
-            for k in range(len(self.weights[0])):
-                member = Ensemble([w[k : k + 1] for w in self.weights], [b[k : k + 1] for b in self.biases])
-                rows = (fold == k).nonzero()[:, 0]
-                for part in rows.split(CHUNK):
-                    result[part] = member.members(x[part])[0]
+            for k in range(FOLDS):
+                twins = Ensemble([w[k::FOLDS] for w in self.weights], [b[k::FOLDS] for b in self.biases])
+                for part in (fold == k).nonzero()[:, 0].split(CHUNK):
+                    result[:, part] = twins.members(x[part])
         return result
 
     def copy(self) -> "Ensemble":
@@ -76,7 +73,7 @@ class Ensemble(NamedTuple):
 def train_ensemble(x: Tensor, outputs: int, loss: Loss, head: Head, seed: int = 0) -> tuple[Ensemble, Tensor]:
     """Train an ensemble.
 
-    Differs from Parker+24: five networks rather than one; as many epochs as lower the loss of the held-out
+    Differs from Parker+24: ten networks rather than one; as many epochs as lower the loss of the held-out
     rows (at most 200, not always 10 or 25); batches grow with the reference (16 to 512, not always 64).
 
     Parameters
@@ -95,11 +92,11 @@ def train_ensemble(x: Tensor, outputs: int, loss: Loss, head: Head, seed: int = 
     Returns
     -------
     (Ensemble, Tensor)
-        The members, and the outputs (R, L) of the one that has not seen the row.
+        The members, and the outputs (TWINS, R, L) of those that have not seen the row.
     """
     generator = torch.Generator().manual_seed(seed)
-    fold = torch.randperm(len(x), generator=generator) % MEMBERS
-    seen = [(fold != k).nonzero()[:, 0] for k in range(MEMBERS)]
+    fold = torch.randperm(len(x), generator=generator) % FOLDS
+    seen = [(fold != k % FOLDS).nonzero()[:, 0] for k in range(MEMBERS)]
     size = int(np.clip(len(x) // BATCHES, 16, 512))
     ensemble = _start(x.shape[1], outputs, head, generator)
     with torch.random.fork_rng(devices=[]):
@@ -108,7 +105,7 @@ def train_ensemble(x: Tensor, outputs: int, loss: Loss, head: Head, seed: int = 
         best, lowest, waited = ensemble.copy(), float("inf"), 0
         for _ in range(MAX_EPOCHS):
             _one_epoch(ensemble, optimiser, x, seen, size, loss, head.dropout, generator)
-            at = loss(ensemble.held_out(x, fold), torch.arange(len(x))).mean().item()
+            at = loss(ensemble.held_out(x, fold).mean(0), torch.arange(len(x))).mean().item()
             if at < lowest * (1 - 1e-4):
                 best, lowest, waited = ensemble.copy(), at, 0
             elif (waited := waited + 1) >= PATIENCE:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from astroclip.errors import DataError, UsageError
 from astroclip.predict.flow import Flows, train_flows
-from astroclip.predict.heads import MEMBERS, Ensemble, Head, number_loss, train_ensemble
+from astroclip.predict.heads import MEMBERS, TWINS, Ensemble, Head, number_loss, train_ensemble
 from astroclip.predict.knn import Neighbours, weigh
 from astroclip.predict.posterior import SCORES, Posterior, calibrate
 
@@ -122,13 +122,13 @@ def fit_numbers(
     if len(vectors) < 2:
         return fitted
     rows = np.random.default_rng(seed).permutation(len(vectors))[:CALIBRATION_ROWS]
-    mean, samples = None, None
+    mean, samples, twins = None, None, None
     x, target = neighbours.standardise(vectors), torch.from_numpy((labels - centre) / scale).float()
     if method == "mlp":
         network, out = train_ensemble(x, labels.shape[1], number_loss(target), head, seed)
-        held_out = out.double().numpy() * scale + centre
-        fitted = fitted._replace(network=network, beside=labels - held_out)
-        mean = held_out[rows]
+        twins = out.double().numpy() * scale + centre
+        fitted = fitted._replace(network=network, beside=labels - twins.mean(0))
+        mean = twins.mean(0)[rows]
     elif method == "flow":
         flows, unseen = train_flows(x, target, seed)
         fitted = fitted._replace(network=flows)
@@ -142,17 +142,20 @@ def fit_numbers(
     rough = _posteriors(fitted, distance, index, mean, samples)
     found = [calibrate(p, labels[rows, i]) for i, p in enumerate(rough)]
     fitted = fitted._replace(calibration=np.stack(found))
-    if isinstance(fitted.network, Ensemble):
-        fitted = fitted._replace(beside=fitted.beside * _gain(fitted, x[rows]))
+    if twins is not None:
+        fitted = fitted._replace(beside=fitted.beside * _gain(fitted.beside, twins))
     return fitted
 
 
-def _gain(fitted: NumberPredictor, x: torch.Tensor) -> NDArray[np.float64]:
-    """Return by how much (L,) the ensemble's mean errs less than a member alone, from how members differ."""
-    assert isinstance(fitted.network, Ensemble)
-    between = fitted.network.variance(x).double().numpy() * fitted.scale**2
-    alone = np.nanmean(fitted.beside**2, axis=0)
-    return np.sqrt(np.clip(1 - (1 - 1 / MEMBERS) * between / np.maximum(alone, 1e-300), 0.25, 1))
+def _gain(error: NDArray, twins: NDArray) -> NDArray[np.float64]:
+    """Return by how much (L,) all members together err less than the two that were blind to a row.
+
+    What differs between members with the same rows averages out. Their held-out outputs are `twins`
+    (2, R, L), the errors of their mean `error` (R, L).
+    """
+    between = np.mean((twins[0] - twins[1]) ** 2, axis=0) / 2
+    saved = between * (1 / TWINS - 1 / MEMBERS)
+    return np.sqrt(np.clip(1 - saved / np.maximum(np.nanmean(error**2, axis=0), 1e-300), 0.25, 1))
 
 
 def _check(labels: NDArray, method: str) -> None:

@@ -119,7 +119,7 @@ def fit_votes(
         loss = vote_loss(target, weight, sizes)
         network, out = train_ensemble(neighbours.standardise(vectors), sum(sizes), loss, head, seed)
         fitted = fitted._replace(network=network)
-        raw = softmax(out[rows].double(), questions)
+        raw = softmax(out.mean(0)[rows].double(), questions)
     else:
         raw = fitted.from_neighbours(distance, index)
     temperature = _find_temperature(raw, fractions[rows], questions)

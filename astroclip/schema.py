@@ -204,7 +204,7 @@ class PredictFlag(IntFlag):
     """Bits of the `PREDICT_FLAG` column."""
 
     NO_EMBEDDING = 1  # the row's vector has a missing value: the predictions are NaN
-    FEW_LABELS = 2  # the reference has fewer labelled rows than neighbours asked for, or than 50
+    FEW_LABELS = 2  # the reference has fewer labelled rows than 50, or than neighbours asked for
     OUT_OF_DOMAIN = 4  # farther from its neighbours than 99.5 % of the reference's rows are from theirs
     EXTRAPOLATED = 8  # a 68 % interval reaches beyond the lowest or highest label of the reference
     DISAGREEMENT = 16  # image and spectrum fit together worse than 99.5 % of the reference's pairs do

@@ -81,3 +81,19 @@ def init(
     with out.progress("Drawing weights"):
         config = init_model(preset, output, settings, seed=seed, overwrite=overwrite)
     out.result({"model": config.name, "path": output})
+
+
+@app.command()
+def reference(
+    catalog: Annotated[Path, typer.Argument(help="Table embedded with the model, with known labels.")],
+    model: Annotated[str, typer.Option("--model", "-m", help="Name or directory of the model.")],
+    columns: Annotated[
+        str | None, typer.Option(help="Labels to keep, as Z,LOGMSTAR. Default: all numbers.")
+    ] = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Give a model the reference set that `astroclip predict` takes by default."""
+    from astroclip.predict.reference import write_reference
+
+    names = [name.strip() for name in columns.split(",")] if columns else None
+    out.result({"reference": write_reference(catalog, model, names, overwrite=overwrite)})

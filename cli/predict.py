@@ -32,8 +32,10 @@ def _options(
     vector: Annotated[
         str | None, typer.Option(help="Vector column, or scalar columns 'G,R,Z', instead of embeddings.")
     ] = None,
-    method: Annotated[str, typer.Option(help="knn, mlp, flow or auto: mlp from 20 labels on.")] = "auto",
-    k: Annotated[int, typer.Option("--neighbours", "-k", help="Number of neighbours.")] = 64,
+    method: Annotated[str, typer.Option(help="knn, mlp, flow or auto: mlp from 30 labels on.")] = "auto",
+    k: Annotated[
+        int | None, typer.Option("--neighbours", "-k", help="Number of neighbours. Default: 64 as published.")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Of all that is drawn in training.")] = 0,
     predictor: Annotated[Path | None, typer.Option(help="Directory of a fitted predictor.")] = None,
     save_to: Annotated[

@@ -108,3 +108,30 @@ def test_a_heavy_neighbour_draws_every_quantile():
     for name in ("L68", "MEDIAN", "U68"):
         assert summary.quantiles[name][0] == 1
     assert summary.mean[0] == pytest.approx(1)
+
+
+@pytest.mark.parametrize("near", [False, True])
+def test_a_bfloat16_shortlist_loses_no_neighbour(rng, near):
+    """Also where vectors are so close together that rounding hides who is nearer."""
+    train = rng.normal(size=(3000, 32)).astype(np.float32)
+    if near:
+        train = (train[:3] + 1e-3 * rng.normal(size=(1000, 3, 32))).reshape(3000, 32).astype(np.float32)
+    test = train[::50] + np.float32(1e-4)
+    exact = Neighbours(train, 64, bf16=False).query(test)
+    quick = Neighbours(train, 64, bf16=True).query(test)
+    np.testing.assert_allclose(quick[0], exact[0], rtol=1e-6)
+    np.testing.assert_array_equal(quick[1], exact[1])
+
+
+def test_a_row_is_not_its_own_neighbour(rng):
+    train = rng.normal(size=(90, 4)).astype(np.float32)
+    train[1] = train[0]
+    neighbours = Neighbours(train, 5)
+    rows = np.array([0, 1, 40])
+    distance, index = neighbours.query(train[rows], but=rows)
+    assert index.shape == (3, 5)
+    assert (index != rows[:, None]).all()
+    assert index[:2, 0].tolist() == [1, 0]
+    assert distance[0, 0] == 0
+    few = Neighbours(train[:3], 64)
+    assert few.query(train[:3], but=np.arange(3))[1].shape == (3, 2)

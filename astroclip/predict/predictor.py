@@ -24,7 +24,8 @@ from astroclip.schema import (
 )
 
 ENOUGH_LABELS = 50  # with fewer, calibration is rough
-MLP_LABELS = 20  # from here on an ensemble beats neighbours (benchmarks/predict.py)
+MLP_LABELS = 30  # from here on an ensemble beats neighbours (benchmarks/predict.py)
+NEIGHBOURS = 64  # as published
 
 
 class Predictor(NamedTuple):
@@ -181,7 +182,7 @@ def fit_predictor(
     inputs: tuple[str, ...],
     *,
     method: str = "auto",
-    k: int = 64,
+    k: int | None = None,
     seed: int = 0,
 ) -> Predictor:
     """Fit a predictor to a reference.
@@ -195,9 +196,10 @@ def fit_predictor(
     inputs
         Columns that make the vector.
     method
-        ``knn``, ``mlp``, ``flow`` (numbers only), or ``auto``: ``mlp`` from 20 labels on.
+        ``knn``, ``mlp``, ``flow`` (numbers only), or ``auto``: ``mlp`` from 30 labels on.
     k
-        Neighbours.
+        Neighbours; by default 64, as published. ``knn`` with less than 512 rows takes an eighth of them, at
+        least 5: more would blur what so few labels tell.
 
     Raises
     ------
@@ -212,9 +214,10 @@ def fit_predictor(
             f"{','.join(inputs)}"
         )
     values, rows = labels.values[usable], int(usable.sum())
-    options = {"k": k, "head": HEADS[task], "seed": seed}
     if method == "auto":
         method = "mlp" if rows >= MLP_LABELS else "knn"
+    k = k or (min(NEIGHBOURS, max(5, rows // 8)) if method == "knn" else NEIGHBOURS)
+    options = {"k": k, "head": HEADS[task], "seed": seed}
     fitted: NumberPredictor | VotePredictor
     if labels.questions:
         fitted = fit_votes(vectors, values, labels.questions, method=method, **options)  # type: ignore[arg-type]

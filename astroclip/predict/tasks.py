@@ -59,7 +59,7 @@ def predict_catalog(
     label: str | None = None,
     kind: str = "auto",
     method: str = "auto",
-    k: int = 64,
+    k: int | None = None,
     seed: int = 0,
     predictor: str | Path | None = None,
     save_to: str | Path | None = None,
@@ -94,7 +94,7 @@ def predict_catalog(
         Another vector column of both tables, or several columns, ``"G,R,Z"``.
     label, kind : str
         As in `labels.read_labels`.
-    method, k : str, int
+    method, k : str, int, optional
         As in `predictor.fit_predictor`.
     seed : int
         Of what is drawn in training; the same seed gives the same numbers.
@@ -136,11 +136,13 @@ def predict_catalog(
         return _stream(table, fitted, output, pdf, overwrite, progress)
 
 
-def _check_options(task: str, use: str, k: int, predictor: Any, reference: Any, vector: str | None) -> None:
+def _check_options(
+    task: str, use: str, k: int | None, predictor: Any, reference: Any, vector: str | None
+) -> None:
     """Refuse options that make no sense."""
     if task not in TASKS:
         raise UsageError(f"'{task}' cannot be predicted: expected one of {', '.join(TASKS)}")
-    if k < 1:
+    if k is not None and k < 1:
         raise UsageError(f"{k} neighbours: expected at least 1")
     if use not in ("auto", *MODALITIES):
         raise UsageError(f"--from {use}: expected auto, {', '.join(MODALITIES)}")

@@ -5,7 +5,7 @@ Shapes: n rows of a file, m rows asked for, S = 7781 wavelengths of the combined
 """
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple, Self
 
@@ -339,12 +339,15 @@ def index_coadds(paths: Iterable[str | Path], known: CoaddIndex | None = None) -
 def _join(first: CoaddIndex, second: CoaddIndex) -> CoaddIndex:
     """Return the index of the files of both, the second of which is the newer."""
     second = second._replace(file=second.file + np.int32(len(first.files)))
-    columns: Iterator[tuple[NDArray, ...]] = zip(first[1:7], second[1:7], strict=True)  # type: ignore[assignment]
-    survey, program, healpix, targetid, file, row = map(np.concatenate, columns)
+
+    def joined(name: str) -> NDArray:
+        return np.concatenate([getattr(first, name), getattr(second, name)])
+
+    targetid, file, row = joined("targetid"), joined("file"), joined("row")
     order = np.argsort(targetid, kind="stable")
     return CoaddIndex(
-        first.files + second.files, survey, program, healpix, targetid[order], file[order], row[order],
-        second.unreadable,
+        first.files + second.files, joined("survey"), joined("program"), joined("healpix"),
+        targetid[order], file[order], row[order], second.unreadable,
     )  # fmt: skip
 
 

@@ -62,6 +62,13 @@ def test_published_clip_recipe():
     assert (settings.data.batch_size, settings.run.steps) == (256, 25_000)
 
 
+def test_a_batch_comes_from_many_places_of_the_files():
+    """Stein et al. sort their files by z flux: a batch of few long runs would hold galaxies alike."""
+    for preset in PRESETS:
+        data = read_kind(preset).data
+        assert data.batch_size >= 4 * data.run_rows > 4, preset
+
+
 # --- strictness -------------------------------------------------------------------------------------------
 
 

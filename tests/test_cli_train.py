@@ -49,7 +49,9 @@ def words_of(kind: str, pairs: Path, run: Path, *more: str) -> list[str]:
 
 
 def run_app(words: list[str]) -> dict:
-    return json.loads(CliRunner().invoke(app, words, catch_exceptions=False).stdout)
+    result = CliRunner().invoke(app, words, catch_exceptions=False)
+    assert result.stderr == ""  # Lightning says nothing, not of frozen encoders either
+    return json.loads(result.stdout)
 
 
 @pytest.mark.parametrize("kind", ["spectrum", "image", "clip"])

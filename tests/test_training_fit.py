@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -235,6 +236,20 @@ def test_metrics_can_be_read_at_any_time(tmp_path):
     path.write_text("a,b\n1,x\n")
     with pytest.raises(DataError, match="not the metrics of a training"):
         read_metrics(path)
+
+
+def test_progress_tells_the_loss_the_pace_and_the_end(pairs, tmp_path, caplog):
+    told = []
+    rhythm = ("run.steps=3", "run.log_every=2", "run.val_every=3")
+    with caplog.at_level("INFO", "astroclip.training"):
+        fit(pairs, tmp_path / "run", *rhythm, progress=lambda *what: told.append(what))
+    assert [(done, total) for done, total, _ in told] == [(2, 6), (4, 6), (6, 6)]
+    pace = r"[\d.e+]+ galaxies/s, ends \w{3} \d\d:\d\d"
+    assert re.fullmatch(pace, told[0][2])
+    assert re.fullmatch(rf"loss [\d.]+, {pace}", told[1][2])
+    step, validation = (record.getMessage() for record in caplog.records)
+    assert re.fullmatch(rf"step 2: train_loss [\d.]+, {pace}", step)
+    assert re.fullmatch(r"step 3: val_loss [\d.]+", validation)
 
 
 def test_weights_and_biases_keep_one_run_of_a_resumed_one(pairs, tmp_path, monkeypatch):

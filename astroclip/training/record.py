@@ -92,7 +92,7 @@ class Record(Callback):
 
     def __init__(self, run: Path, settings: RunSettings, batch_size: int, progress: Progress | None) -> None:
         self._run, self._settings, self._batch_size, self._progress = run, settings, batch_size, progress
-        self._rate, self._losses = 0.0, ""
+        self._rate, self._loss = 0.0, ""
         self._wandb_id: str | None = None
         self.galaxies_per_s = 0.0
 
@@ -132,19 +132,20 @@ class Record(Callback):
             means = {name: float(trainer.strategy.reduce(values[name])) for name in sorted(values)}
             rates = {"learning_rate": self._rate, "galaxies_per_s": self.galaxies_per_s}
             self._add(trainer, means | rates)
-            self._losses = ", ".join(f"{name} {value:.4g}" for name, value in means.items())
+            self._loss = f"loss {means['train_loss']:.4g}, "
             if trainer.is_global_zero:
-                _log.info("step %d: %s", step, self._tell(step))
+                _log.info("step %d: %s, %s", step, _in_words(means), self._pace(step))
         if self._progress is not None and trainer.is_global_zero:
-            self._progress(step * self._galaxies, self._settings.steps * self._galaxies, self._tell(step))
+            self._progress(
+                step * self._galaxies, self._settings.steps * self._galaxies, self._loss + self._pace(step)
+            )
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Record what the validation found."""
         values = {k: float(v) for k, v in trainer.callback_metrics.items() if k.startswith(VALIDATION)}
         self._add(trainer, values)
         if trainer.is_global_zero:
-            told = ", ".join(f"{name} {value:.4g}" for name, value in values.items())
-            _log.info("step %d: %s", trainer.global_step, told)
+            _log.info("step %d: %s", trainer.global_step, _in_words(values))
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Close the files, whatever ended the run."""
@@ -163,11 +164,11 @@ class Record(Callback):
         self._wandb_id = run.id
         return run
 
-    def _tell(self, step: int) -> str:
-        """Return the last losses, throughput and estimated end in words."""
+    def _pace(self, step: int) -> str:
+        """Return throughput and estimated end in words."""
         seconds = (self._settings.steps - step) * self._galaxies / self.galaxies_per_s
         end = datetime.now().astimezone() + timedelta(seconds=seconds)
-        return f"{self._losses}, {self.galaxies_per_s:.4g} galaxies/s, ends {end:%a %H:%M}".lstrip(", ")
+        return f"{self.galaxies_per_s:.4g} galaxies/s, ends {end:%a %H:%M}"
 
     def _add(self, trainer: Trainer, values: Row) -> None:
         if not trainer.is_global_zero:
@@ -178,3 +179,7 @@ class Record(Callback):
         self._board.flush()
         if self._wandb is not None:
             self._wandb.log(values, step=trainer.global_step)
+
+
+def _in_words(values: Row) -> str:
+    return ", ".join(f"{name} {value:.4g}" for name, value in values.items())

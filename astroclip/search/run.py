@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from astroclip.catalog import Catalog, open_catalog
 from astroclip.catalog.part import check_output
+from astroclip.catalog.where import Where
 from astroclip.embed import COLUMN
 from astroclip.embedder import Embedder, load_model
 from astroclip.errors import DataError, UsageError
@@ -21,7 +22,6 @@ from astroclip.search.index import IndexFacts, VectorIndex, build_index, model_o
 from astroclip.search.pixels import check_pixels
 from astroclip.search.query import build_query, choose_modalities
 from astroclip.search.scan import SPARE, Progress, Shortlist, rank, read_rows, scan
-from astroclip.search.where import Where
 
 WIDER = 8  # with a condition the index is asked for so many times more rows, again and again
 
@@ -108,7 +108,7 @@ def search_catalog(
     k
         How many.
     where
-        Only rows that fulfil this, as in ``Z < 0.3 & MAG_R < 19``; see `search.where`.
+        Only rows that fulfil this, as in ``Z < 0.3 & MAG_R < 19``; see `catalog.where`.
     columns
         Of the table, by default all; those of variable length are left out.
     keep_examples

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from astroclip.catalog import Catalog
-from astroclip.search.where import Where
+from astroclip.catalog.where import Where
 
 BLOCK_BYTES = 64 << 20  # of vectors in memory at a time
 MIN_LENGTH = 1e-3  # a shorter vector is divided by this, as in the model's own similarity

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from astroclip.catalog import open_catalog
+from astroclip.catalog.where import MAX_DEPTH, Where
 from astroclip.errors import AstroclipError, DataError, UsageError
-from astroclip.search.where import MAX_DEPTH, Where
 
 N = 6
 COLUMNS = {

@@ -51,6 +51,7 @@ def predicted_votes(rng: np.random.Generator, n: int, right: float = 0.8) -> dic
         for answer, name in enumerate(answers):
             columns[f"{question}_{name}_debiased"] = np.where(true == answer, 0.7, 0.3 / len(answers))
             columns[f"{question}_{name}_fraction"] = np.where(guess == answer, 0.6, 0.4 / len(answers))
+        columns[f"{question}_answer"] = np.array(answers)[guess]
     return columns
 
 

@@ -145,6 +145,62 @@ def test_properties_and_any_prefix(tmp_path, rng):
     assert one.kind == "redshift"
 
 
+def _rename(table: dict[str, np.ndarray], old: str, new: str) -> dict[str, np.ndarray]:
+    return {k.removesuffix(old) + new if k.endswith(old) else k: v for k, v in table.items()}
+
+
+@pytest.mark.parametrize(
+    ("case", "against"),
+    [
+        ("new columns", "debiased"),
+        ("beside volunteers' fractions", "debiased"),
+        ("beside volunteers' fractions alone", "fraction"),
+        ("predicted twice beside them", "fraction"),
+        ("predicted twice", "debiased"),
+        ("volunteers' columns alone", None),
+        ("one prediction beside another", None),
+    ],
+)
+def test_votes_of_volunteers_are_told_from_predicted_ones(tmp_path, rng, case, against):
+    table = predicted_votes(rng, 300, right=1.0)  # predictions are right, what is called other is not
+    other = {k: np.roll(v, 1) for k, v in table.items() if k.endswith("_fraction")}
+    volunteers = {k: v for k, v in table.items() if k.endswith(("_debiased", "_total-votes"))}
+    predicted = _rename(
+        {k: v for k, v in table.items() if k not in volunteers}, "_fraction", "_fraction_PRED"
+    )
+    fractions = _rename(volunteers, "_debiased", "_fraction")
+    twice = {k.replace("_answer", "_answer_PRED"): v for k, v in predicted.items()} | predicted
+    tables = {
+        "new columns": table,
+        "beside volunteers' fractions": volunteers | other | predicted,
+        "beside volunteers' fractions alone": fractions | predicted,
+        "predicted twice beside them": fractions | twice,
+        "predicted twice": volunteers | other | twice,
+        "volunteers' columns alone": volunteers | other,
+        "one prediction beside another": other | twice,
+    }
+    path = write_table(tmp_path / "t.fits", tables[case])
+    if against is None:
+        with pytest.raises(DataError, match="_answer, as predict writes them"):
+            score(path, tmp_path / "out", kind="morphology")
+        return
+    (one,) = score(path, tmp_path / "out", kind="morphology").evaluations
+    assert one.truth == f"<question>_<answer>_{against}"
+    assert one.scores[0].metrics["accuracy"] == 1
+
+
+def test_properties_are_found_by_the_names_of_survey_tables(tmp_path, rng):
+    table = predicted_properties(rng, 300)
+    table["LOG_MSTAR"] = table.pop("LOGMSTAR")
+    table["AVG_SFR"] = 10 ** (table["LOG_MSTAR"] - 10.2)
+    table["AVG_SFR"][:7] = 0  # no rate
+    table["LOGSSFR_PRED"] = rng.normal(-10.2, 0.1, 300).astype("f4")
+    mass, rate = score(write_table(tmp_path / "t.fits", table), tmp_path / "out").evaluations
+    assert (mass.name, mass.truth) == ("LOGMSTAR", "LOG_MSTAR")
+    assert (rate.name, rate.truth, rate.counts["no_truth"]) == ("LOGSSFR", "log AVG_SFR - LOG_MSTAR", 7)
+    assert_allclose(rate.rows["truth"], -10.2, atol=1e-4)
+
+
 def test_morphology_by_the_published_protocol(tmp_path, rng):
     table = predicted_votes(rng, 800)
     table["bar_strong_debiased"][:300] = np.nan

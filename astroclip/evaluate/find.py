@@ -4,13 +4,22 @@ from astroclip.catalog import Catalog, Column
 from astroclip.errors import DataError, UsageError
 from astroclip.evaluate.metrics import LEVELS
 from astroclip.evaluate.targets import Estimate, Morphology, Target
-from astroclip.schema import GALAXY_ZOO, IMAGE_EMBEDDING, REDSHIFT_NAMES, SPECTRUM_EMBEDDING
+from astroclip.schema import (
+    GALAXY_ZOO,
+    IMAGE_EMBEDDING,
+    LOGSFR_NAMES,
+    PROPERTIES,
+    REDSHIFT_NAMES,
+    SFR_NAMES,
+    SPECTRUM_EMBEDDING,
+)
 
 KINDS = ("redshift", "property", "morphology", "retrieval")
 REDSHIFTS = ("Z_PHOT", "Z_PRED")  # from images; from spectra, or both
 POINTS = ("_MEAN", "_PRED", "_MEDIAN", "")  # after the prefix, the column that holds the estimate itself
 TRUE_REDSHIFTS = ("Z_TRUE", *REDSHIFT_NAMES)
-TRUE_FRACTIONS = ("debiased", "fraction")  # of the votes: Galaxy Zoo recommends the debiased ones
+TRUE_PROPERTIES = {spec.name: names for spec, names in PROPERTIES.items()}
+TRUE_FRACTIONS = ("debiased", "fraction")  # of the votes, the first that is there
 
 
 def find_targets(
@@ -40,7 +49,8 @@ def find_targets(
         raise DataError(
             f"{catalog.name}: no predictions{f' {predicted}*' if predicted else ''} beside their truth "
             f"{truth or ''}. Looked for {predicted or 'Z_PHOT, Z_PRED, <PROPERTY>'} with "
-            f"{', '.join(POINTS[:-1])}, and for <question>_<answer>_fraction beside _debiased. "
+            f"{', '.join(POINTS[:-1])}, and for <question>_<answer>_fraction with <question>_answer, as "
+            "predict writes them, beside volunteers' _debiased or _fraction. "
             "Predict first (astroclip predict --help), or name both: --truth COLUMN --predicted PREFIX"
         )
     return targets
@@ -76,16 +86,25 @@ def _find_estimates(
         )
         if not predicted and is_redshift != (prefix in REDSHIFTS):
             continue
-        true = catalog.find(*(TRUE_REDSHIFTS if is_redshift else (prefix,)))
+        names = TRUE_REDSHIFTS if is_redshift else TRUE_PROPERTIES.get(prefix.upper(), (prefix,))
+        true = catalog.find(*names)
+        rate = None if true or truth or prefix.upper() != "LOGSSFR" else _find_rate(catalog)
         if truth:
             true = catalog.column(truth).name
             meant = _is_redshift(truth, None) if is_redshift else prefix in true.upper()
             if not (predicted or meant or kind == "redshift"):
                 continue
         point = catalog.find(*(f"{prefix}{end}" for end in POINTS))
+        true, mass = rate or (true, None)
         if true and point and point != true:
-            found.append(_estimate(catalog, is_redshift, prefix, true, point))
+            found.append(_estimate(catalog, is_redshift, prefix, true, point, mass))
     return found
+
+
+def _find_rate(catalog: Catalog) -> tuple[str, str] | None:
+    """Return the columns of star-formation rate and stellar mass, which together tell the specific rate."""
+    rate, mass = catalog.find(*LOGSFR_NAMES, *SFR_NAMES), catalog.find(*TRUE_PROPERTIES["LOGMSTAR"])
+    return (rate, mass) if rate and mass else None
 
 
 def _prefixes(catalog: Catalog) -> list[str]:
@@ -109,7 +128,9 @@ def _is_redshift(name: str, truth: str | None) -> bool:
     return name.upper() in known or (truth is not None and truth.upper() in known)
 
 
-def _estimate(catalog: Catalog, is_redshift: bool, prefix: str, truth: str, point: str) -> Estimate:
+def _estimate(
+    catalog: Catalog, is_redshift: bool, prefix: str, truth: str, point: str, mass: str | None
+) -> Estimate:
     """Return the target, with all that the table has of its distribution."""
     quantiles = {name: catalog.find(f"{prefix}_{name}") for name in LEVELS}
     held = {name: column for name, column in quantiles.items() if column}
@@ -118,7 +139,7 @@ def _estimate(catalog: Catalog, is_redshift: bool, prefix: str, truth: str, poin
         catalog.column(samples).dtype.kind == "f" and len(catalog.column(samples).shape) == 1
     ):
         samples = None
-    for name in filter(None, (truth, point, *held.values(), std)):
+    for name in filter(None, (truth, mass, point, *held.values(), std)):
         column = catalog.column(name)
         if not _is_number(column):
             raise DataError(
@@ -133,7 +154,8 @@ def _estimate(catalog: Catalog, is_redshift: bool, prefix: str, truth: str, poin
         quantiles=held if len(held) > 1 else {},
         std=std,
         samples=samples,
-        unit=catalog.column(truth).unit or catalog.column(point).unit,
+        unit=(not mass and catalog.column(truth).unit) or catalog.column(point).unit,
+        mass=mass,
         nulls={name: c.null for name, c in catalog.columns.items() if c.null is not None},
     )
 
@@ -142,13 +164,53 @@ def _find_morphology(catalog: Catalog, truth: str | None, prefix: str, min_votes
     """Return the questions whose true and predicted fractions the table has; none: an empty list."""
     true: dict[str, tuple[str, ...]] = {}
     guess: dict[str, tuple[str, ...]] = {}
-    for question, answers in GALAXY_ZOO.items():
-        predicted = [catalog.find(f"{prefix}{question}_{answer}_fraction") for answer in answers]
-        for ending in [truth] if truth else TRUE_FRACTIONS:
-            columns = [catalog.find(f"{question}_{answer}_{ending}") for answer in answers]
-            if all(columns) and all(predicted) and columns != predicted:
-                true[question], guess[question] = tuple(map(str, columns)), tuple(map(str, predicted))
-                break
+    for question in GALAXY_ZOO:
+        columns = _true_votes(catalog, question, truth)
+        predicted = _predicted_votes(catalog, question, prefix)
+        if columns and predicted and columns != predicted:
+            true[question], guess[question] = columns, predicted
     votes = {question: catalog.find(f"{question}_total-votes") for question in true}
     held = {question: column for question, column in votes.items() if column}
     return [Morphology(true, guess, held, min_votes)] if true else []
+
+
+def _true_votes(catalog: Catalog, question: str, truth: str | None) -> tuple[str, ...] | None:
+    """Return the columns of volunteers' fractions; Galaxy Zoo recommends the debiased ones."""
+    endings = TRUE_FRACTIONS[: 1 if _is_predicted(catalog, question) else 2]
+    for ending in [truth] if truth else endings:
+        if columns := _votes(catalog, question, "", f"_{ending}"):
+            return columns
+    return None
+
+
+def _predicted_votes(catalog: Catalog, question: str, prefix: str) -> tuple[str, ...] | None:
+    """Return the columns of predicted fractions, those of the last prediction if there are several.
+
+    Predict calls them `_fraction`, or `_fraction_PRED` in a table that had such columns. With a `prefix` they
+    are taken as they are named.
+    """
+    if columns := _votes(catalog, question, prefix, "_fraction_PRED"):
+        return columns
+    if prefix or _is_predicted(catalog, question):
+        return _votes(catalog, question, prefix, "_fraction")
+    return None
+
+
+def _is_predicted(catalog: Catalog, question: str) -> bool:
+    """Tell whether `<question>_<answer>_fraction` are predictions, which come with `<question>_answer`.
+
+    With `_fraction_PRED` beside them they were there before predict came: volunteers', or an earlier
+    prediction, which has an `_answer` of its own and no `_total-votes`.
+    """
+    answer, again, asked = (
+        catalog.find(f"{question}_{ending}") is not None
+        for ending in ("answer", "answer_PRED", "total-votes")
+    )
+    earlier = _votes(catalog, question, "", "_fraction_PRED") is not None
+    return answer and (not earlier or (again and not asked))
+
+
+def _votes(catalog: Catalog, question: str, prefix: str, ending: str) -> tuple[str, ...] | None:
+    """Return the columns of all answers to a question, or none."""
+    names = [catalog.find(f"{prefix}{question}_{answer}{ending}") for answer in GALAXY_ZOO[question]]
+    return tuple(map(str, names)) if all(names) else None

@@ -23,7 +23,7 @@ from astroclip.evaluate.metrics import (
     probability_transform,
     redshift_error,
 )
-from astroclip.schema import GALAXY_ZOO
+from astroclip.schema import GALAXY_ZOO, SFR_NAMES
 
 Block = Mapping[str, NDArray[Any]]
 Usable = tuple[NDArray[np.bool_], NDArray[np.bool_]]  # rows with a truth, rows with a prediction
@@ -71,7 +71,9 @@ class Target(Protocol):
 class Estimate:
     """Numbers, maybe with distributions: redshifts and properties.
 
-    `quantiles` maps names of `metrics.LEVELS` to columns; `std` and `samples` are columns too.
+    `quantiles` maps names of `metrics.LEVELS` to columns; `std`, `samples` and `mass` are columns too. With a
+    `mass` (dex) the truth is the specific rate log10 SFR - log10 M*, and its column holds the rate, in
+    solMass/yr or its logarithm.
     """
 
     kind: str
@@ -83,21 +85,24 @@ class Estimate:
     samples: str | None
     unit: str
     nulls: Mapping[str, int]
+    mass: str | None = None
 
     @property
     def against(self) -> str:
-        """The column of the truth."""
-        return self.truth
+        """The column of the truth, or how it follows from two."""
+        return f"log {self.truth} - {self.mass}" if self.mass else self.truth
 
     @property
     def columns(self) -> list[str]:
         """All columns that are read."""
-        others = (self.truth, self.point, *self.quantiles.values(), self.std, self.samples)
+        others = (self.truth, self.mass, self.point, *self.quantiles.values(), self.std, self.samples)
         return list(dict.fromkeys(name for name in others if name is not None))
 
     def take(self, block: Block) -> tuple[Rows, Usable]:
         """Return truth, estimate, error, PIT and CRPS of the rows, NaN where one is missing."""
         truth, predicted = (self._read(block, name) for name in (self.truth, self.point))
+        if self.mass:
+            truth = self._specific_rate(block, truth)
         quantiles, levels = self._distribution(block, predicted)
         predicted[~np.isfinite(quantiles).all(1)] = np.nan
         known, estimated = np.isfinite(truth), np.isfinite(predicted)
@@ -126,6 +131,13 @@ class Estimate:
         if self.std:
             return normal_quantiles(predicted, self._read(block, self.std)), list(LEVELS.values())
         return np.empty((len(predicted), 0)), []
+
+    def _specific_rate(self, block: Block, rate: Array) -> Array:
+        """Return log10 SFR - log10 M*, NaN without both."""
+        if self.truth.upper() in SFR_NAMES:
+            with np.errstate(divide="ignore", invalid="ignore"):
+                rate = np.log10(rate)
+        return rate - self._read(block, str(self.mass))
 
     def _read(self, block: Block, column: str) -> Array:
         """Return a column as floats, NaN where it is missing."""

@@ -1,6 +1,7 @@
 """Model directories: what is saved is loaded, and what does not fit is listed."""
 
 import hashlib
+import os
 from pathlib import Path
 
 import pytest
@@ -88,6 +89,19 @@ def test_a_model_can_be_saved_over_itself(directory):
     before = model_hash(directory)
     save_model(model, model.config, directory, overwrite=True)
     assert model_hash(directory) == before
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o027, 0o002])
+def test_colleagues_may_read_a_model(tmp_path, umask):
+    """All files of a model have the rights that the umask gives."""
+    config = small_config("astroclip")
+    earlier = os.umask(umask)
+    try:
+        save_model(build_model(config, seed=3), config, tmp_path / "model")
+    finally:
+        os.umask(earlier)
+    modes = {path.name: path.stat().st_mode & 0o777 for path in (tmp_path / "model").iterdir()}
+    assert modes == dict.fromkeys(("README.md", "config.yaml", "model.safetensors"), 0o666 & ~umask)
 
 
 def test_unwritable_places(directory, tmp_path):

@@ -7,6 +7,8 @@ number. The safetensors header carries the version of this layout as `FORMAT`.
 import hashlib
 import tempfile
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
@@ -68,13 +70,28 @@ def save_model(
             Path(beside, CONFIG).write_text(values, encoding="utf-8")
             Path(beside, CARD).write_text(card, encoding="utf-8")
             # One entry only: the order of several in the header would be random.
-            save_file(_separate(model.state_dict()), Path(beside, WEIGHTS), {"astroclip_format": str(FORMAT)})
+            weights, path = _separate(model.state_dict()), Path(beside, WEIGHTS)
+            with usual_rights(path):
+                save_file(weights, path, {"astroclip_format": str(FORMAT)})
             for name in (CONFIG, CARD, WEIGHTS):
                 Path(beside, name).replace(directory / name)
     except (OSError, SafetensorError) as error:
         raise DataError(
             f"{directory}: the model cannot be written ({error}); check space and rights"
         ) from None
+
+
+@contextmanager
+def usual_rights(path: Path) -> Iterator[None]:
+    """Give a file that is written in this context the rights of any other new file, as the umask says.
+
+    Trap: the safetensors library lets nobody but the owner read what it writes.
+    """
+    path.unlink(missing_ok=True)
+    path.touch()
+    mode = path.stat().st_mode
+    yield
+    path.chmod(mode)
 
 
 def load_weights(directory: str | Path, device: str | torch.device = "cpu") -> AstroCLIP:

@@ -12,6 +12,7 @@ from safetensors.numpy import load_file, save_file
 
 from astroclip.config import read_yaml
 from astroclip.errors import CheckpointError, ConfigError, UsageError
+from astroclip.models.checkpoint import usual_rights
 from astroclip.predict.agreement import Agreement
 from astroclip.predict.flow import Flows, make_flows
 from astroclip.predict.heads import Ensemble
@@ -66,8 +67,10 @@ def save_predictor(predictor: Predictor, directory: str | Path, *, overwrite: bo
     }
     directory.mkdir(parents=True, exist_ok=True)
     contiguous = {name: np.ascontiguousarray(value) for name, value in arrays.items()}
-    save_file(contiguous, directory / f"{NUMBERS}.part", metadata={"format": FORMAT})
-    (directory / f"{NUMBERS}.part").replace(directory / NUMBERS)
+    beside = directory / f"{NUMBERS}.part"
+    with usual_rights(beside):
+        save_file(contiguous, beside, metadata={"format": FORMAT})
+    beside.replace(directory / NUMBERS)
     text = yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)
     (directory / f"{SETTINGS}.part").write_text(text, encoding="utf-8")
     (directory / f"{SETTINGS}.part").replace(directory / SETTINGS)

@@ -108,13 +108,13 @@ def _find_rate(catalog: Catalog) -> tuple[str, str] | None:
 
 
 def _prefixes(catalog: Catalog) -> list[str]:
-    """Return Z_PHOT, Z_PRED and every X of a column X_PRED, as far as the table has them."""
+    """Return Z_PHOT, Z_PRED and every X of a column X_PRED but votes, as far as the table has them."""
     numbers = [column.name for column in catalog.columns.values() if _is_number(column)]
     names = [name.upper() for name in numbers]
     redshifts = [prefix for prefix in REDSHIFTS if {f"{prefix}_MEAN", f"{prefix}_MEDIAN"} & set(names)]
-    return redshifts + [
-        name.removesuffix("_PRED") for name in names if name.endswith("_PRED") and name != "Z_PRED"
-    ]
+    votes = {f"{q}_{answer}_fraction".upper() for q, answers in GALAXY_ZOO.items() for answer in answers}
+    named = [name.removesuffix("_PRED") for name in names if name.endswith("_PRED") and name != "Z_PRED"]
+    return redshifts + [name for name in named if name not in votes]
 
 
 def _is_number(column: Column) -> bool:

@@ -9,7 +9,7 @@ import typer
 from astroclip import __version__
 from astroclip.errors import AstroclipError
 
-from . import crossmatch, embed, evaluate, inspect, mock, models, predict, search, train
+from . import crossmatch, demo, embed, evaluate, inspect, mock, models, predict, search, train
 from .output import output
 
 app = typer.Typer(
@@ -20,6 +20,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command("crossmatch")(crossmatch.crossmatch)
+app.command("demo")(demo.demo)
 app.command("embed")(embed.embed)
 app.command("evaluate")(evaluate.evaluate)
 app.command("inspect")(inspect.inspect)

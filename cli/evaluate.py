@@ -1,17 +1,34 @@
-"""`astroclip evaluate`: how good predictions are, and where."""
+"""`astroclip evaluate`: how good predictions are, and where; the published table."""
 
+from math import nan
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
+import click
 import typer
+from typer.core import TyperGroup
 
 from .output import output as out
 
 if TYPE_CHECKING:
     from astroclip.evaluate import Report
+    from astroclip.evaluate.paper import PaperReport
 
 
-def evaluate(
+class _TableFirst(TyperGroup):
+    """``astroclip evaluate TABLE`` is ``astroclip evaluate table TABLE``."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        if args and args[0] not in {*self.commands, "-h", "--help"}:
+            args = ["table", *args]
+        return super().parse_args(ctx, args)
+
+
+app = typer.Typer(cls=_TableFirst, no_args_is_help=True)
+
+
+@app.command()
+def table(
     table: Annotated[
         Path, typer.Argument(help="Table with predictions and their truth, or with embeddings.")
     ],
@@ -24,11 +41,18 @@ def evaluate(
     magnitude: Annotated[str | None, typer.Option(help="Column to split by. Default: guessed.")] = None,
     snr: Annotated[str | None, typer.Option(help="Column to split by. Default: guessed.")] = None,
     redshift: Annotated[str | None, typer.Option(help="Column to split by. Default: the truth.")] = None,
+    images: Annotated[
+        str | None, typer.Option(help="Of a gallery of retrieval; as of astroclip embed.")
+    ] = None,
+    spectra: Annotated[str | None, typer.Option(help="Of the same gallery.")] = None,
     min_votes: Annotated[int, typer.Option(help="Score questions with more votes than this.")] = 34,
     unflagged: Annotated[bool, typer.Option("--unflagged", help="Leave flagged rows out.")] = False,
     resamples: Annotated[int, typer.Option(help="Of the bootstrap that gives the errors.")] = 200,
     seed: Annotated[int, typer.Option(help="Of the bootstrap and of UMAP.")] = 0,
     figures: Annotated[bool, typer.Option("--figures/--no-figures", help="Draw them.")] = True,
+    umap_rows: Annotated[
+        int, typer.Option("--umap", help="Galaxies on UMAP's maps; 0: principal components, quickly.")
+    ] = 2000,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the results there.")] = False,
 ) -> None:
     """Score predictions against a truth: whole, by magnitude, redshift, SNR and survey half; draw figures."""
@@ -37,10 +61,96 @@ def evaluate(
     with out.progress("Evaluating") as progress:
         report = evaluate_table(
             table, output, truth=truth, predicted=predicted, kind=kind, magnitude=magnitude, snr=snr,
-            redshift=redshift, min_votes=min_votes, unflagged=unflagged, resamples=resamples, seed=seed,
-            figures=figures, overwrite=overwrite, progress=progress,
+            redshift=redshift, images=images, spectra=spectra, min_votes=min_votes, unflagged=unflagged,
+            resamples=resamples, seed=seed, figures=figures, umap_rows=umap_rows, overwrite=overwrite,
+            progress=progress,
         )  # fmt: skip
     _print_report(report)
+
+
+@app.command()
+def paper(
+    data: Annotated[
+        Path, typer.Option("--data", help="Pairs that crossmatch made, or the folder that has them.")
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of paper.yaml and paper.png.")],
+    model: Annotated[str, typer.Option("--model", "-m", help="Name or directory of a model.")] = "mini",
+    about: Annotated[
+        str | None, typer.Option(help="What galaxies these are. Default: what the pairs say of themselves.")
+    ] = None,
+    rows: Annotated[int | None, typer.Option(help="Galaxies of each part at most.")] = None,
+    baselines: Annotated[
+        bool, typer.Option("--baselines/--no-baselines", help="Train the supervised networks too.")
+    ] = True,
+    epochs: Annotated[
+        int, typer.Option(help="Of the supervised networks at most, with early stopping.")
+    ] = 50,
+    steps: Annotated[int | None, typer.Option(help="The same in steps.")] = None,
+    seed: Annotated[int, typer.Option(help="Of all that is drawn.")] = 0,
+    resamples: Annotated[int, typer.Option(help="Of the bootstrap that gives the errors.")] = 200,
+    device: Annotated[str, typer.Option(help="cpu, cuda, ...")] = "auto",
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the results there.")] = False,
+) -> None:
+    """Make the published table on your pairs: zero-shot, few-shot, supervised; beside the paper's scores."""
+    from astroclip.evaluate.baselines import Training
+    from astroclip.evaluate.paper import evaluate_paper
+
+    training = Training(epochs, steps, seed=seed)
+    with out.progress("Evaluating") as progress:
+        report = evaluate_paper(
+            data, output, model=model, about=about, rows=rows, baselines=baselines, training=training,
+            resamples=resamples, device=device, overwrite=overwrite, progress=progress,
+        )  # fmt: skip
+    _print_paper(report)
+
+
+def _print_paper(report: "PaperReport") -> None:
+    """Print ours with the published scores in brackets, or one JSON object: what paper.yaml holds."""
+    if out.json:
+        import yaml
+
+        content = yaml.safe_load(report.table.read_text(encoding="utf-8"))
+        out.result({**content, "table": report.table, "figures": report.figures})
+        return
+    found = {(e.source, e.method, e.target): e for e in report.entries}
+    targets = list(dict.fromkeys(e.target for e in report.entries))
+
+    def cell(source: str, method: str, target: str) -> str:
+        entry, theirs = found.get((source, method, target)), report.published.get((source, method, target))
+        name = "accuracy" if target == "morphology" else "r2"
+        error = f" ± {entry.errors[name]:.3f}" if entry and name in entry.errors else ""
+        ours = f"{entry.metrics[name]:.3f}{error}" if entry else ""
+        return ours if theirs is None else f"{ours or '-'} [{theirs:.2f}]"
+
+    out.say(
+        f"Ours on {report.data}; in brackets Parker et al. 2024 on real galaxies. R²; morphology: accuracy."
+    )
+    rows = dict.fromkeys((key[0], key[1]) for key in (*found, *report.published))
+    out.table(("from", "method", *targets), [(*row, *(cell(*row, name) for name in targets)) for row in rows])
+    _print_questions(report)
+    for reason in report.left_out:
+        out.say(f"left out: {reason}")
+    for path in (report.table, *report.figures):
+        out.say(str(path))
+
+
+def _print_questions(report: "PaperReport") -> None:
+    """Print accuracy and weighted F1 of each question."""
+    votes = [entry for entry in report.entries if entry.target == "morphology"]
+    names = [name.removesuffix("_f1") for name in (votes[0].metrics if votes else ()) if name.endswith("_f1")]
+    rows = [
+        (
+            name,
+            *(
+                ", ".join(f"{e.metrics.get(f'{name}_{m}', nan):.3f}" for m in ("accuracy", "f1"))
+                for e in votes
+            ),
+        )
+        for name in names
+    ]
+    if rows:
+        out.say("\nAccuracy and weighted F1 of Galaxy Zoo's questions:")
+        out.table(("question", *(f"{e.source} {e.method}" for e in votes)), rows)
 
 
 def _print_report(report: "Report") -> None:
@@ -66,3 +176,5 @@ def _print_report(report: "Report") -> None:
     out.say(f"metrics  {report.metrics}")
     for figure in report.figures:
         out.say(f"figure   {figure}")
+    for note in report.notes:
+        out.say(note)

@@ -22,11 +22,11 @@ app = typer.Typer(
 app.command("crossmatch")(crossmatch.crossmatch)
 app.command("demo")(demo.demo)
 app.command("embed")(embed.embed)
-app.command("evaluate")(evaluate.evaluate)
 app.command("inspect")(inspect.inspect)
 app.command("mock")(mock.mock)
 app.command("search")(search.search)
 app.command("train")(train.train)
+app.add_typer(evaluate.app, name="evaluate", help="Score predictions and embeddings; the published table.")
 app.add_typer(predict.app, name="predict", help="Predict redshifts, properties, morphology or any label.")
 app.add_typer(models.app, name="models", help="List, make, fetch, convert and describe models.")
 

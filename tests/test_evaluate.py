@@ -20,7 +20,7 @@ from typer.testing import CliRunner
 
 from astroclip.cli.main import app
 from astroclip.errors import DataError, UsageError
-from astroclip.evaluate import Report, evaluate_table, project, read, report
+from astroclip.evaluate import Report, evaluate_table, figures, project, read, report
 from astroclip.evaluate.sample import Sample
 from astroclip.evaluate.score import Score
 from astroclip.schema import GALAXY_ZOO
@@ -28,7 +28,7 @@ from astroclip.schema import GALAXY_ZOO
 
 @pytest.fixture(autouse=True)
 def no_umap(monkeypatch):
-    monkeypatch.setattr(project, "find_spec", lambda name: None)
+    monkeypatch.setattr(figures, "has_umap", lambda: False)
 
 
 def score(path: Path, output: Path, **options) -> Report:

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from astroclip.evaluate.metrics import OUTLIER, count_answers
-from astroclip.evaluate.project import project_vectors
+from astroclip.evaluate.project import has_umap, project_vectors
 from astroclip.evaluate.score import Evaluation, Score
 from astroclip.plots.evaluation import (
     Curve,
@@ -47,6 +47,7 @@ _DRAWN: dict[str, dict[str, tuple[str, float | None]]] = {
         "spectrum_to_image_recall10": ("spectrum → image\nrecall@10", None),
     },
 }
+_IN_UNITS = ("bias", "sigma_nmad")  # of what is predicted; redshifts have none
 _AXES = {"magnitude": "r magnitude [mag]", "redshift": "redshift", "snr": "signal-to-noise ratio"}
 
 
@@ -70,17 +71,31 @@ def draw_evaluation(found: Evaluation) -> Iterator[tuple[str, "Figure"]]:
                 draw_calibration(found.rows["pit"], found.scores[0].metrics["pit_ks"], found.name),
             )
     curves = _curves(found.scores)
-    drawn = {name: said for name, said in _DRAWN[found.kind].items() if name in found.scores[0].metrics}
+    unit = f" [{found.unit}]" if found.unit else ""
+    drawn = {
+        name: (f"{said}{unit}" if name in _IN_UNITS else said, goal)
+        for name, (said, goal) in _DRAWN[found.kind].items()
+        if name in found.scores[0].metrics
+    }
     if curves:
         yield f"{stem}-splits", draw_curves(curves, drawn, found.name)
 
 
-def draw_maps(vectors: Mapping[str, Mapping[str, NDArray]], seed: int) -> Iterator[tuple[str, "Figure"]]:
-    """Yield a map of each embedding, coloured by redshift, else by magnitude."""
-    for modality, rows in vectors.items():
-        if len(rows.get("vector", ())) < 3:
+def draw_maps(
+    vectors: Mapping[str, Mapping[str, NDArray]], seed: int, umap_rows: int
+) -> Iterator[tuple[str, "Figure"]]:
+    """Yield a map of each embedding, coloured by redshift, else by magnitude.
+
+    With UMAP, where it is installed, of `umap_rows` evenly spread galaxies at most; at 0 without it.
+    """
+    umap = umap_rows > 0 and has_umap()
+    for modality, held in vectors.items():
+        n = len(held.get("vector", ()))
+        if n < 3:
             continue
-        places, names = project_vectors(rows["vector"], seed)
+        kept = np.arange(umap_rows) * n // umap_rows if umap and n > umap_rows else np.arange(n)
+        rows = {name: values[kept] for name, values in held.items()}
+        places, names = project_vectors(rows["vector"], seed, umap)
         label = next((name for name in ("redshift", "magnitude") if name in rows), None)
         said = _AXES[label] if label else ""
         title = f"{modality} embeddings of {len(places):,} galaxies"

@@ -22,6 +22,7 @@ Metrics = dict[str, float]
 LEVELS = {"L95": 0.025, "L68": 0.16, "MEDIAN": 0.5, "U68": 0.84, "U95": 0.975}
 CENTRAL = {68: 0.68, 95: 0.95}  # between L68 and U68, L95 and U95
 OUTLIER = 0.15  # |dz| / (1 + z) beyond which a redshift is an outlier (Hildebrandt et al. 2010)
+ASKED = 10  # galaxies that a question needs to count in the mean over questions
 RECALLED = (1, 5, 10, 50)  # k of recall@k
 BOOTSTRAP_ROWS = 20_000  # drawn at most in a resample
 
@@ -163,16 +164,20 @@ def weighted_f1(confusion: NDArray) -> float:
 def measure_answers(rows: Rows, questions: Mapping[str, tuple[str, ...]]) -> Metrics:
     """Return accuracy and weighted F1 of every question that was asked, and their means over questions.
 
-    `rows` has ``<question>`` and ``<question>_predicted``: the number of the answer, -1 for none.
+    A question of less than `ASKED` galaxies is not in the means, unless all are so. `rows` has ``<question>``
+    and ``<question>_predicted``: the number of the answer, -1 for none.
     """
     found: Metrics = {}
     asked: list[tuple[float, float]] = []
+    often: list[bool] = []
     for question, answers in questions.items():
         confusion = count_answers(rows[question], rows[f"{question}_predicted"], len(answers))
         if confusion.any():
             asked.append((accuracy(confusion), weighted_f1(confusion)))
+            often.append(bool(confusion.sum() >= ASKED))
             found |= {f"{question}_accuracy": asked[-1][0], f"{question}_f1": asked[-1][1]}
-    means = np.mean(asked, axis=0) if asked else (math.nan, math.nan)
+    counted = [one for one, enough in zip(asked, often, strict=True) if enough] or asked
+    means = np.mean(counted, axis=0) if counted else (math.nan, math.nan)
     return {"accuracy": float(means[0]), "f1": float(means[1]), **found}
 
 

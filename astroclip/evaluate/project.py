@@ -7,16 +7,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 
-def project_vectors(vectors: NDArray, seed: int = 0) -> tuple[NDArray[np.float64], tuple[str, str]]:
+def has_umap() -> bool:
+    """Tell whether umap-learn is installed: ``pip install 'astroclip[evaluate]'``."""
+    return find_spec("umap") is not None
+
+
+def project_vectors(
+    vectors: NDArray, seed: int = 0, umap: bool = False
+) -> tuple[NDArray[np.float64], tuple[str, str]]:
     """Return places (n, 2) of vectors (n, D) on a plane, and the names of its axes.
 
-    UMAP of cosine distances (McInnes et al. 2018) where umap-learn is installed, ``pip install
-    'astroclip[evaluate]'``; else, and of fewer than 16 vectors, the two principal components of the
-    normalised vectors. The names of the axes say which it was.
+    UMAP of cosine distances (McInnes et al. 2018) with `umap`; else, and of fewer than 16 vectors, the two
+    principal components of the normalised vectors. The names of the axes say which it was.
     """
     length = np.linalg.norm(vectors, axis=1, keepdims=True)
     unit = vectors / np.maximum(length, 1e-3)
-    if len(unit) >= 16 and find_spec("umap"):
+    if umap and len(unit) >= 16:
         return _umap(unit, seed), ("UMAP 1", "UMAP 2")
     centred = (unit - unit.mean(0)).astype(float)
     _, spread, directions = np.linalg.svd(centred, full_matrices=False)

@@ -69,6 +69,7 @@ def read_rows(
         whole = {name: np.isfinite(block[column]).all(1) for name, column in embedded.items()}
         if retrieves:
             both = {name: block[column] for name, column in embedded.items()}
+            both["row"] = np.arange(start, stop)
             pairs.add(both, values, (whole["image"], whole["spectrum"]), flagged, left_out)
         for name, column in embedded.items():
             used = whole[name] & ~left_out

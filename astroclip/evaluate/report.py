@@ -1,10 +1,10 @@
 """Evaluate the predictions of a table: score it whole and in parts, write metrics and figures."""
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from itertools import chain
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import yaml
@@ -14,22 +14,29 @@ from astroclip.catalog import Catalog, open_catalog
 from astroclip.errors import DataError, UsageError
 from astroclip.evaluate.figures import draw_evaluation, draw_maps
 from astroclip.evaluate.find import TRUE_REDSHIFTS, find_targets, finds_retrieval
+from astroclip.evaluate.gallery import draw_galleries, find_pixels
 from astroclip.evaluate.read import read_rows
 from astroclip.evaluate.score import Evaluation, Score, score_retrieval, score_target
 from astroclip.evaluate.splits import Splits
 from astroclip.evaluate.targets import PUBLISHED_VOTES
 from astroclip.plots import write_figure
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 METRICS_FILE = "metrics.yaml"
+NO_GALLERY = "no gallery of retrieval: the table has no pixels. Say where they are: --images, --spectra"
+UMAP_ROWS = 2000  # galaxies of a map; more would take UMAP minutes
 
 
 class Report(NamedTuple):
-    """All evaluations of a table, and the files that were written."""
+    """All evaluations of a table, the files that were written, and what was left out, and why."""
 
     table: str
     evaluations: list[Evaluation]
     metrics: Path
     figures: list[Path]
+    notes: list[str]
 
 
 def evaluate_table(
@@ -42,11 +49,14 @@ def evaluate_table(
     magnitude: str | None = None,
     snr: str | None = None,
     redshift: str | None = None,
+    images: str | None = None,
+    spectra: str | None = None,
     min_votes: int = PUBLISHED_VOTES,
     unflagged: bool = False,
     resamples: int = 200,
     seed: int = 0,
     figures: bool = True,
+    umap_rows: int = UMAP_ROWS,
     overwrite: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> Report:
@@ -72,10 +82,14 @@ def evaluate_table(
         redshift, property, morphology or retrieval; by default all that is found.
     magnitude, snr, redshift
         Columns that split the table; by default guessed from usual names.
+    images, spectra
+        Where the pixels of a gallery of retrieval are, see `gallery.find_pixels`; without any there is none.
     min_votes
         A question is scored on galaxies with more votes on it.
     resamples, seed
         Of the bootstrap; the seed is that of UMAP too.
+    umap_rows
+        Galaxies on maps of the embeddings, at most; 0: principal components instead of UMAP.
 
     Raises
     ------
@@ -98,7 +112,8 @@ def evaluate_table(
             )
         known = [target.against for target in targets if target.kind == "redshift"]
         splits = Splits(catalog, magnitude, snr, redshift or next(iter(known), catalog.find(*TRUE_REDSHIFTS)))
-        _check_output(output, overwrite)
+        check_folder(output, overwrite)
+        pixels = find_pixels(catalog, images, spectra) if retrieves and figures else None
         held = read_rows(catalog, targets, splits, retrieves, unflagged, progress)
         found = [score_target(*one, resamples, seed) for one in zip(targets, held.scored, strict=True)]
         if held.pairs:
@@ -112,18 +127,24 @@ def evaluate_table(
         }
         settings["split by"] = dict(splits.columns)
         described = {"astroclip": __version__, **_describe(catalog), "settings": settings}
-    output.mkdir(parents=True, exist_ok=True)
-    drawn = _write_figures(output, found, held.vectors if kind is None else {}, seed) if figures else []
-    _write_yaml(output / METRICS_FILE, {**described, "evaluations": [_as_dict(one) for one in found]})
-    return Report(str(table), found, output / METRICS_FILE, drawn)
+        output.mkdir(parents=True, exist_ok=True)
+        drawn = [draw_evaluation(one) for one in found]
+        if kind is None:
+            drawn.append(draw_maps(held.vectors, seed, umap_rows))
+        if pixels and held.pairs and held.pairs.counts["scored"]:
+            drawn.append(draw_galleries(catalog, held.pairs.rows, found[-1].rows, pixels))
+        paths = write_figures(output, chain(*drawn)) if figures else []
+    write_yaml(output / METRICS_FILE, {**described, "evaluations": [_as_dict(one) for one in found]})
+    notes = [NO_GALLERY] if retrieves and figures and not pixels else []
+    return Report(str(table), found, output / METRICS_FILE, paths, notes)
 
 
-def _check_output(output: Path, overwrite: bool) -> None:
-    """Refuse a place for results that cannot be written, before anything is read."""
+def check_folder(output: Path, overwrite: bool, name: str = METRICS_FILE) -> None:
+    """Refuse a folder for the results `name` that cannot be written, before anything is read."""
     if output.exists() and not output.is_dir():
         raise UsageError(f"{output}: a file; expected a folder for metrics and figures")
-    if (output / METRICS_FILE).exists() and not overwrite:
-        raise UsageError(f"{output / METRICS_FILE}: exists already. Choose another folder, or --overwrite it")
+    if (output / name).exists() and not overwrite:
+        raise UsageError(f"{output / name}: exists already. Choose another folder, or --overwrite it")
     if not (output if output.exists() else output.absolute().parent).is_dir():
         raise DataError(f"{output}: there is no folder {output.absolute().parent}. Make it first")
 
@@ -176,18 +197,16 @@ def _metrics(score: Score) -> dict[str, Any]:
     return {"rows": score.rows, "metrics": values}
 
 
-def _write_figures(
-    output: Path, found: list[Evaluation], vectors: Mapping[str, Mapping[str, Any]], seed: int
-) -> list[Path]:
-    """Write all figures; return their paths."""
+def write_figures(output: Path, figures: Iterable[tuple[str, "Figure"]]) -> list[Path]:
+    """Write figures by the stems of their names; return their paths."""
     paths = []
-    for stem, figure in chain(*map(draw_evaluation, found), draw_maps(vectors, seed)):
+    for stem, figure in figures:
         paths.append(output / f"{stem}.png")
         write_figure(figure, paths[-1])
     return paths
 
 
-def _write_yaml(path: Path, content: Mapping[str, Any]) -> None:
+def write_yaml(path: Path, content: Mapping[str, Any]) -> None:
     """Write a file beside its target and rename it."""
     beside = path.with_name(f".{path.name}.{os.getpid()}")
     try:

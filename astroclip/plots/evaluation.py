@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.collections import PolyCollection
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import LogFormatter, MaxNLocator
 from numpy.typing import NDArray
 
 # Okabe & Ito 2008, told apart by the colour-blind; markers tell the same
@@ -67,7 +67,9 @@ def draw_estimates(
     lower.set_xlabel(f"true {axis}")
     lower.set_ylabel(error_axis)
     lower.legend(loc="upper right", framealpha=0.9, edgecolor="none", fontsize=8, ncols=2, borderpad=0.2)
-    figure.colorbar(density, ax=[upper, lower], label="galaxies in a cell", pad=0.02, aspect=40)
+    bar = figure.colorbar(density, ax=[upper, lower], label="galaxies in a cell", pad=0.02, aspect=40)
+    for axis_part in (bar.ax.yaxis.set_major_formatter, bar.ax.yaxis.set_minor_formatter):
+        axis_part(LogFormatter(minor_thresholds=(2, 0.4)))
     figure.align_ylabels()
     return figure
 
@@ -106,6 +108,7 @@ def draw_curves(
     """Draw metrics with 1 σ errors along every split: a column of panels a split, a row a metric.
 
     `metrics` gives by name the label of its axis, and the value to reach if there is one (a dashed line).
+    Axes span the parts that are well measured; a part of a few galaxies may reach beyond.
     """
     figure = Figure((2.3 + 2.4 * len(curves), 1.1 + 1.5 * len(metrics)), layout="constrained")
     panels = figure.subplots(len(metrics), len(curves), squeeze=False, sharey="row", sharex="col")
@@ -122,6 +125,7 @@ def draw_curves(
             axes.yaxis.set_major_locator(MaxNLocator(4))
             if column == 0:
                 axes.set_ylabel(label, fontsize=9)
+                axes.set_ylim(_span(curves, metric, goal))
         panels[-1, column].set_xlabel(curve.axis, fontsize=9)
         if not len(curve.low):
             panels[-1, column].set_xticks(places, curve.labels)
@@ -148,18 +152,21 @@ def draw_confusions(confusions: Mapping[str, tuple[Sequence[str], NDArray[np.int
     for unused in panels[len(confusions) :]:
         unused.remove()
     for axes, (question, (answers, counts)) in zip(panels, confusions.items(), strict=False):
-        share = counts / np.maximum(counts.sum(1, keepdims=True), 1)
+        asked = counts.sum(1, keepdims=True)
+        share = np.where(asked > 0, counts / np.maximum(asked, 1), np.nan)
         drawn = axes.imshow(share, cmap=DENSITY, vmin=0, vmax=1)
-        for (i, j), number in np.ndenumerate(counts):
-            dark = share[i, j] < 0.5
+        axes.set_facecolor("#E6E6E6")
+        for i, j in np.argwhere(np.isfinite(share)):
+            number, dark = counts[i, j], share[i, j] < 0.5
             text = f"{100 * share[i, j]:.0f} %\n{number:,}"
             axes.text(j, i, text, ha="center", va="center", fontsize=7, color="white" if dark else "black")
         axes.set_xticks(range(len(answers)), answers, rotation=30, ha="right", fontsize=7.5)
         axes.set_yticks(range(len(answers)), answers, fontsize=7.5)
-        axes.set_title(question, fontsize=9.5)
+        axes.set_title(f"{question}: {counts.sum():,} galaxies", fontsize=9.5)
         axes.set_xlabel("predicted answer", fontsize=8.5)
         axes.set_ylabel("answer of the volunteers", fontsize=8.5)
-    figure.colorbar(drawn, ax=list(panels[: len(confusions)]), label="share of the true answer", aspect=30)
+    label = "share of the galaxies with this answer of the volunteers (grey: none)"
+    figure.colorbar(drawn, ax=list(panels[: len(confusions)]), label=label, aspect=30)
     return figure
 
 
@@ -256,6 +263,21 @@ def _range(values: NDArray) -> tuple[float, float]:
     low, high = np.quantile(values, [(1 - SHOWN) / 2, (1 + SHOWN) / 2])
     margin = 0.04 * (high - low) or 0.5
     return float(low - margin), float(high + margin)
+
+
+def _span(curves: Sequence[Curve], metric: str, goal: float | None) -> tuple[float, float]:
+    """Return limits that show a metric of all parts but those with exceptionally large errors."""
+    values, errors = (
+        np.concatenate([np.asarray(side[metric], float) for side in sides])
+        for sides in ([curve.values for curve in curves], [curve.errors for curve in curves])
+    )
+    known = np.isfinite(values) & np.isfinite(errors)
+    if not known.any():
+        return 0.0, 1.0
+    shown = known & (errors <= 4 * np.median(errors[known]))
+    ends = [*(values - errors)[shown], *(values + errors)[shown], *([] if goal is None else [goal])]
+    margin = 0.12 * (max(ends) - min(ends)) or 0.1
+    return min(ends) - margin, max(ends) + margin
 
 
 def _places(curve: Curve) -> tuple[NDArray, NDArray | None]:

@@ -1,0 +1,108 @@
+"""A gallery of retrieval: an image or spectrum, its true other half, and what was found in its place.
+
+Shapes: n galaxies that look for their other half, D width.
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from astroclip.catalog import Catalog
+from astroclip.errors import UsageError
+from astroclip.models.clip import clip_logits
+from astroclip.pairs import is_pairs
+from astroclip.plots import Shown
+from astroclip.plots.gallery import draw_gallery
+from astroclip.schema import REDSHIFT_NAMES, TARGETID
+from astroclip.search.gallery import GALLERY_SIZE
+from astroclip.search.pixels import check_pixels, read_pixels
+from astroclip.search.scan import read_rows
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+QUERIES = {"a good one": 0.1, "a typical one": 0.5, "a bad one": 0.9}  # by the quantile of their rank
+FOUND = 3  # shown of each
+SIDES = {"image_to_spectrum": ("image", "spectrum"), "spectrum_to_image": ("spectrum", "image")}
+
+Pixels = tuple[str | None, str | None]  # where images and spectra are
+
+
+def find_pixels(table: Catalog, images: str | None, spectra: str | None) -> Pixels | None:
+    """Return where the pixels of a table are; None if there are none and none are named.
+
+    They are where `images` and `spectra` say (as `sources.image_source`); else, of a table of matches (column
+    PAIR), in the one set of pairs in its folder; else in the table's own columns.
+
+    Raises
+    ------
+    UsageError, DataError
+        If a place that is named has no pixels.
+    """
+    if images is None and spectra is None and table.find("PAIR"):
+        beside = [path for path in sorted(table.source.parent.glob("*.h5")) if is_pairs(path)]
+        if len(beside) == 1:
+            images = spectra = str(beside[0])
+    try:
+        check_pixels(table, images, spectra, GALLERY_SIZE)
+    except UsageError:
+        if images or spectra:
+            raise
+        return None
+    return images, spectra
+
+
+def draw_galleries(
+    table: Catalog, held: Mapping[str, NDArray], ranks: Mapping[str, NDArray], pixels: Pixels
+) -> Iterator[tuple[str, "Figure"]]:
+    """Yield a gallery for each direction, and the stems of their files.
+
+    Parameters
+    ----------
+    table
+        The one whose embeddings were scored.
+    held
+        `image`, `spectrum` (n, D) and `row` (n,): their rows in the table.
+    ranks
+        By direction, how many candidates are nearer than a galaxy's own half (n,).
+    pixels
+        See `find_pixels`.
+    """
+    for direction, (from_, to) in SIDES.items():
+        order = np.argsort(ranks[direction], kind="stable")
+        asked = {said: int(order[int(at * (len(order) - 1))]) for said, at in QUERIES.items()}
+        vectors = (torch.from_numpy(held[side]) for side in (from_, to))
+        queries, candidates = next(vectors)[list(asked.values())], next(vectors)
+        cosine = clip_logits(queries, candidates, 1.0)
+        near, found = cosine.topk(min(FOUND, len(candidates)), dim=1)
+        titles, chosen = [], []
+        for (said, query), values, places in zip(asked.items(), near.tolist(), found.tolist(), strict=True):
+            rank = int(ranks[direction][query]) + 1
+            titles.append(
+                f"asked: an {from_}, {said}; its own {to} is number {rank:,} of {len(candidates):,}"
+            )
+            titles += [
+                f"found: {k}. {to}, cosine {value:.3f}{', its own' if place == query else ''}"
+                for k, (value, place) in enumerate(zip(values, places, strict=True), 1)
+            ]
+            chosen += [query, *places]
+        shown = _show(table, titles, held["row"][chosen], pixels)
+        yield f"retrieval-{direction.replace('_', '-')}", draw_gallery(shown)
+
+
+def _show(table: Catalog, titles: list[str], rows: NDArray, pixels: Pixels) -> list[Shown]:
+    """Return rows of a table ready to be drawn."""
+    seen = read_pixels(table, rows.tolist(), *pixels, GALLERY_SIZE)
+    target, redshift = table.find(TARGETID), table.find(*REDSHIFT_NAMES)
+    names = [name for name in (target, redshift) if name]
+    shown = []
+    for title, row, one in zip(titles, rows, seen, strict=True):
+        known = {name: values[0] for name, values in read_rows(table, names, np.array([row])).items()}
+        z = float(known[redshift]) if redshift else np.nan
+        who = f"   {known[target]}" if target else ""
+        far = f"   z = {z:.3f}" if np.isfinite(z) else ""
+        shown.append(Shown(title + who + far, *one, z))
+    return shown

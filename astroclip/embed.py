@@ -71,6 +71,8 @@ def embed_catalog(
     Every row, column, header card and HDU of the input is kept as it is, in order. Added are
     `IMAGE_EMBEDDING` and `SPECTRUM_EMBEDDING` (float32 vectors, for the modalities that have a source)
     and `EMBED_FLAG` (`astroclip.schema.EmbedFlag`). A row for which there is nothing gets NaN and a flag.
+    With `overwrite` they replace those that the catalogue has; all of them, as header and flag speak of one
+    model and run.
 
     Parameters
     ----------
@@ -114,6 +116,7 @@ def embed_catalog(
     with ExitStack() as stack:
         table = stack.enter_context(open_catalog(catalog, hdu=hdu, scratch=output.parent))
         sources = _find_sources(table, embedders[0], images, spectra, options)
+        _check_kept(table, sources)
         if dry_run:
             check_output(output.resolve(), str(output), overwrite)
             return EmbedReport(output, 0, 0, dict.fromkeys(sources, 0), {}, time.monotonic() - begin)
@@ -243,6 +246,18 @@ def _find_sources(
             "and not a coadd or spec file. Say where the pixels are with --images or --spectra"
         )
     return sources
+
+
+def _check_kept(table: Catalog, sources: dict[str, Source]) -> None:
+    """Refuse to leave an embedding of an earlier run beside new ones: one header, one flag speak of both."""
+    kept = [column for modality, column in COLUMN.items() if modality not in sources and table.find(column)]
+    if kept:
+        model = table.header.get("ACMODEL", "unknown")
+        raise UsageError(
+            f"{table.name}: has {kept[0]} already, of model '{model}'. ACMODEL, ACHASH and {EMBED_FLAG} speak "
+            "of all embeddings of a table, so one run has to write them all: say where both images and spectra "
+            "are, or take the catalogue without embeddings"
+        )
 
 
 def _check_shard(shard: tuple[int | None, int | None] | None) -> tuple[int, int] | None:

@@ -3,6 +3,7 @@
 import multiprocessing
 import random
 import time
+from itertools import product
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from astroclip.catalog import append
 from astroclip.embed import embed_catalog, merge_embedded
 from astroclip.embedder import load_model
 from astroclip.errors import DataError, UsageError
+from astroclip.models.checkpoint import init_model
 from astroclip.schema import EmbedFlag
 
 
@@ -281,6 +283,25 @@ def test_an_output_is_replaced_only_if_asked(catalog, tiny_model, tmp_path):
     embed_catalog(catalog, output, model=tiny_model, overwrite=True)
     embed_catalog(output, output, model=tiny_model, overwrite=True)  # its own embeddings again, in place
     assert fitsio.FITS(output)[1].get_colnames().count("EMBED_FLAG") == 1
+
+
+def test_embeddings_of_two_runs_are_never_mixed(catalog, whole, tiny_model, tmp_path):
+    """Header and flag could not tell which model an embedding that is kept came from."""
+    spectra = tmp_path / "spectra"
+    init_model("mini", spectra, ["image=null", "head=null", "spectrum.embed_dim=16", "spectrum.num_layers=1"])
+    before = whole.read_bytes()
+    for overwrite, output in product((False, True), (whole, tmp_path / "out.fits")):
+        with pytest.raises(
+            UsageError, match=r"has IMAGE_EMBEDDING already, of model 'tiny'.* write them all"
+        ):
+            embed_catalog(whole, output, model=spectra, overwrite=overwrite)
+    with pytest.raises(UsageError, match="IMAGE_EMBEDDING already"):
+        embed_catalog(whole, tmp_path / "out.fits", model=spectra, shard=(0, 2), overwrite=True)
+    assert whole.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [spectra]
+    first = embed_catalog(catalog, tmp_path / "first.fits", model=spectra).output
+    embed_catalog(first, tmp_path / "again.fits", model=spectra, overwrite=True)
+    assert data_of(first) == data_of(tmp_path / "again.fits")
 
 
 def test_merge_needs_all_shards(catalog, tiny_model, tmp_path):

@@ -16,7 +16,7 @@ from safetensors.numpy import save_file
 
 from astroclip.catalog import Catalog, open_catalog
 from astroclip.errors import DataError, UsageError
-from astroclip.models.checkpoint import is_model_directory, model_hash
+from astroclip.models.checkpoint import is_model_directory, model_hash, usual_rights
 from astroclip.models.hub import find_model
 from astroclip.schema import IMAGE_EMBEDDING, SPECTRUM_EMBEDDING
 
@@ -143,7 +143,8 @@ def write_reference(
             arrays[name] = values.astype(np.float32) if wide else values
     said = {"format": FORMAT, "model": table.model, "digest": model_hash(directory)}
     beside = path.with_name(f"{path.name}.part")
-    save_file(arrays, beside, metadata=said | {"units": json.dumps(table.units)})
+    with usual_rights(beside):
+        save_file(arrays, beside, metadata=said | {"units": json.dumps(table.units)})
     beside.replace(path)
     return path
 

@@ -254,9 +254,9 @@ def _check_kept(table: Catalog, sources: dict[str, Source]) -> None:
     if kept:
         model = table.header.get("ACMODEL", "unknown")
         raise UsageError(
-            f"{table.name}: has {kept[0]} already, of model '{model}'. ACMODEL, ACHASH and {EMBED_FLAG} speak "
-            "of all embeddings of a table, so one run has to write them all: say where both images and spectra "
-            "are, or take the catalogue without embeddings"
+            f"{table.name}: has {kept[0]} already, of model '{model}'. ACMODEL, ACHASH and {EMBED_FLAG} "
+            "speak of all embeddings of a table, so one run has to write them all: say where both images and "
+            "spectra are, or take the catalogue without embeddings"
         )
 
 

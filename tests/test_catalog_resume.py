@@ -181,6 +181,25 @@ def test_another_version_is_refused(source: Path, output: Path, monkeypatch: pyt
         run(source, output, resume=True)
 
 
+@pytest.mark.parametrize("change", ["changed", "renamed"])
+def test_no_copy_of_a_converted_catalogue_is_left_behind(tmp_path: Path, output: Path, change: str) -> None:
+    """A part keeps the plain copy of its catalogue; when it is given up or done, the copy goes."""
+    source = tmp_path / "in.csv"
+    source.write_text("A\n" + "\n".join(map(str, range(20))) + "\n")
+    interrupt(source, output)
+    (copy,) = output.parent.glob(".in.csv.*.fits")
+    if change == "renamed":
+        source = source.rename(tmp_path / "other.csv")
+        assert run(source, output, resume=True).resumed
+    else:
+        source.write_text(source.read_text() + "20\n")
+        with pytest.raises(DataError, match="SHA-256 differs"):
+            run(source, output, resume=True)
+        assert list(output.parent.glob(".in.csv.*.fits")) == [copy]  # the file may come back
+        run(source, output)
+    assert names_in(output.parent) == ["out.fits"]
+
+
 def test_two_runs_on_one_output(source: Path, output: Path) -> None:
     with opened(source, output) as (appender, values):
         with pytest.raises(UsageError, match="another run is writing it"):

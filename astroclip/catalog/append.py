@@ -112,9 +112,12 @@ class Appender:
         """Continue the earlier run if asked to and there is one, else write all that precedes the rows."""
         self._run = run
         part, width = self._part, self._row.itemsize
-        earlier = part.read_journal() if resume and part.size else None
-        if earlier:
+        earlier = part.read_journal() if part.size else None
+        if earlier and resume:
             check_same_run(earlier, run, self._catalog.name, part.name)
+        if earlier and (copy := earlier.get("copy")) not in (None, run["copy"]):
+            Path(copy).unlink(missing_ok=True)  # of a catalogue that was changed or renamed since
+        if earlier and resume:
             rows_end = earlier["rows_at"] + earlier["done"] * width
             if part.size >= rows_end:
                 self.done, self._rows_at, self.resumed = earlier["done"], earlier["rows_at"], True

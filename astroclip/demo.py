@@ -18,7 +18,11 @@ from astroclip.schema import TARGETID
 
 TRAINING_SEED = 1  # of the mock sky that `mini` learned from
 RESULT, GALLERY, FIGURES = "galaxies.fits", "look-alikes.png", "figures"
-KINDS = ("redshift", "property", "morphology", "retrieval")  # of evaluations
+EVALUATIONS = {
+    "redshift": "--truth Z --umap 0",  # the votes' table has a redshift too, of few galaxies
+    "property": "--kind property",
+    "morphology": "--kind morphology",
+}
 # what is estimated, and from what, by the name that `evaluate` gives it
 ESTIMATES = {
     "Z_PRED": ("redshift", "spectra"),
@@ -145,13 +149,12 @@ def _commands(out: Path, galaxies: int, seed: int, model: str) -> Iterator[list[
         ("morphology", "image", RESULT),
     ):
         before, table = table, str(out / name)
-        yield ["predict", task, before, "--from", source, "-o", table]
+        yield ["predict", task, before, "--from", source, "--reference", model, "-o", table]
     like = ["--targetid", str(_brightest(Path(result))), "-k", "5"]
     found = ["-o", str(out / "look-alikes.fits"), "--gallery", str(out / GALLERY)]
     yield ["search", result, *like, *pixels, *found]
-    for kind in KINDS:  # the votes' table has redshifts too, of few galaxies
-        truth = ["--truth", "Z"] if kind == "redshift" else []
-        yield ["evaluate", result, "--kind", kind, *truth, "-o", str(out / f"{FIGURES}-{kind}")]
+    for what, options in EVALUATIONS.items():
+        yield ["evaluate", result, *options.split(), "-o", str(out / f"{FIGURES}-{what}")]
 
 
 def _brightest(path: Path) -> int:

@@ -24,7 +24,7 @@ from astroclip.search.scan import read_rows
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-QUERIES = {"a good one": 0.1, "a typical one": 0.5, "a bad one": 0.9}  # by the quantile of their rank
+QUERIES = (0.1, 0.5, 0.9)  # quantiles of the rank: a good query, a typical one, a bad one
 FOUND = 3  # shown of each
 SIDES = {"image_to_spectrum": ("image", "spectrum"), "spectrum_to_image": ("spectrum", "image")}
 
@@ -73,17 +73,14 @@ def draw_galleries(
     """
     for direction, (from_, to) in SIDES.items():
         order = np.argsort(ranks[direction], kind="stable")
-        asked = {said: int(order[int(at * (len(order) - 1))]) for said, at in QUERIES.items()}
-        vectors = (torch.from_numpy(held[side]) for side in (from_, to))
-        queries, candidates = next(vectors)[list(asked.values())], next(vectors)
+        asked = [int(order[int(at * (len(order) - 1))]) for at in QUERIES]
+        queries, candidates = torch.from_numpy(held[from_][asked]), torch.from_numpy(held[to])
         cosine = clip_logits(queries, candidates, 1.0)
         near, found = cosine.topk(min(FOUND, len(candidates)), dim=1)
         titles, chosen = [], []
-        for (said, query), values, places in zip(asked.items(), near.tolist(), found.tolist(), strict=True):
+        for query, values, places in zip(asked, near.tolist(), found.tolist(), strict=True):
             rank = int(ranks[direction][query]) + 1
-            titles.append(
-                f"asked: an {from_}, {said}; its own {to} is number {rank:,} of {len(candidates):,}"
-            )
+            titles.append(f"asked: {from_}; its {to} is number {rank:,} of {len(candidates):,}")
             titles += [
                 f"found: {k}. {to}, cosine {value:.3f}{', its own' if place == query else ''}"
                 for k, (value, place) in enumerate(zip(values, places, strict=True), 1)
@@ -103,6 +100,5 @@ def _show(table: Catalog, titles: list[str], rows: NDArray, pixels: Pixels) -> l
         known = {name: values[0] for name, values in read_rows(table, names, np.array([row])).items()}
         z = float(known[redshift]) if redshift else np.nan
         who = f"   {known[target]}" if target else ""
-        far = f"   z = {z:.3f}" if np.isfinite(z) else ""
-        shown.append(Shown(title + who + far, *one, z))
+        shown.append(Shown(title + who, *one, z))
     return shown

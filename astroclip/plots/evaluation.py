@@ -162,7 +162,7 @@ def draw_confusions(confusions: Mapping[str, tuple[Sequence[str], NDArray[np.int
             axes.text(j, i, text, ha="center", va="center", fontsize=7, color="white" if dark else "black")
         axes.set_xticks(range(len(answers)), answers, rotation=30, ha="right", fontsize=7.5)
         axes.set_yticks(range(len(answers)), answers, fontsize=7.5)
-        axes.set_title(f"{question}: {counts.sum():,} galaxies", fontsize=9.5)
+        axes.set_title(f"{question} (n = {counts.sum():,})", fontsize=9.5)
         axes.set_xlabel("predicted answer", fontsize=8.5)
         axes.set_ylabel("answer of the volunteers", fontsize=8.5)
     label = "share of the galaxies with this answer of the volunteers (grey: none)"

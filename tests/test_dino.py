@@ -24,7 +24,8 @@ from astroclip.training.dino import (
     sinkhorn_knopp,
 )
 from astroclip.training.dino_optim import make_optimizer, parameter_groups, rates_at, set_rates
-from astroclip.training.settings import ImageTraining, read_training
+from astroclip.training.recipes import read_training
+from astroclip.training.settings import ImageTraining
 
 K = 32  # prototypes of the reference numbers
 CLOSE = 1e-5

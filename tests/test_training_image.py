@@ -22,7 +22,8 @@ from astroclip.training.devices import Place, make_trainer, quiet
 from astroclip.training.dino_optim import rates_at
 from astroclip.training.fit import train
 from astroclip.training.image import ImageModule
-from astroclip.training.settings import ImageTraining, read_training
+from astroclip.training.recipes import read_training
+from astroclip.training.settings import ImageTraining
 
 CPU = Place("cpu", 1, 1, LightningEnvironment())
 

@@ -12,7 +12,8 @@ from torch.nn import Linear, ModuleDict, Parameter, Sequential
 
 from astroclip.errors import ConfigError
 from astroclip.training.optim import make_optimizer, warmup_cosine
-from astroclip.training.settings import OptimSettings, read_training
+from astroclip.training.recipes import read_training
+from astroclip.training.settings import OptimSettings
 
 
 @pytest.mark.parametrize("name", ["specformer", "astroclip"])

@@ -11,7 +11,8 @@ from astroclip.config import ImageEncoderConfig, ModelConfig, SpectrumEncoderCon
 from astroclip.errors import CheckpointError, ConfigError
 from astroclip.models.clip import AstroCLIP
 from astroclip.preprocess.spectrum import count_patches, mask_chunks, to_patches
-from astroclip.training.settings import KINDS, ClipTraining, SpectrumTraining, find_encoders, read_training
+from astroclip.training.recipes import find_encoders, read_training
+from astroclip.training.settings import KINDS, ClipTraining, SpectrumTraining
 
 PRESETS = [path.name.removesuffix(".yaml") for path in resources.files("astroclip.configs").iterdir()
            if path.name.endswith(".yaml")]  # fmt: skip

@@ -14,7 +14,8 @@ from astroclip.models.released import read_released
 from astroclip.models.specformer import masked_mse
 from astroclip.preprocess.spectrum import find_good_pixels, prepare_spectra, to_patches
 from astroclip.training.optim import make_optimizer
-from astroclip.training.settings import OptimSettings, SpectrumTraining, read_training
+from astroclip.training.recipes import read_training
+from astroclip.training.settings import OptimSettings, SpectrumTraining
 from astroclip.training.spectrum import SpectrumModule, ivar_patches, weighted_mse
 
 SIZES = ("embed_dim=32", "num_layers=2", "num_heads=2")

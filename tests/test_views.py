@@ -78,7 +78,7 @@ def test_golden_statistics_of_sigma(augment, statistics, name, lognormal, number
 
 def test_golden_applied_fractions(statistics):
     """The recipe's probabilities are those that were measured on the original's views, not its settings."""
-    from astroclip.training.settings import read_training
+    from astroclip.training.recipes import read_training
 
     recipe = read_training("image").views
     for i, transform in enumerate(("global_transfo1", "global_transfo2", "local_transfo")):

@@ -12,9 +12,7 @@ from torch import Generator, Tensor
 
 _SMALLEST = 4  # patches of a rectangle, while so many are left to hide
 _LARGEST = 0.5  # of all patches
-_LOG_ASPECT = math.log(
-    1 / 0.3
-)  # natural logarithm of the highest ratio of height to width, and of width to height
+_LOG_ASPECT = math.log(1 / 0.3)  # of the highest ratio of height to width, and of width to height
 _TRIALS = 10  # in a row without a rectangle that fits, then the view is left as it is
 
 

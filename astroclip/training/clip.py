@@ -44,7 +44,7 @@ class ClipModule(LightningModule):
     Parameters
     ----------
     settings
-        With directories, not names: from `astroclip.training.settings.find_encoders`.
+        With directories, not names: from `astroclip.training.recipes.find_encoders`.
 
     Raises
     ------

@@ -194,9 +194,7 @@ def make_loader(
         sampler = ValidationBatches(part, batch_size, rank, world, limit)
     else:
         raise UsageError(f"part {split.name}: training uses TRAIN and VALIDATION only")
-    source.read(
-        columns, part[np.zeros(1, np.int64)]
-    )  # a missing column, a damaged file: now, not in a worker
+    source.read(columns, part[np.zeros(1, np.int64)])  # a missing column or file shows now, not in a worker
     return DataLoader(
         _Rows(source, columns),
         batch_size=None,

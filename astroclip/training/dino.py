@@ -15,14 +15,13 @@ Views are ordered as `astroclip.preprocess.views` gives them: the first of every
 from typing import Literal, NamedTuple
 
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 from lightly.loss.koleo_loss import KoLeoLoss
 from torch import Generator, Tensor, nn
 
 from astroclip.config import ImageEncoderConfig
 from astroclip.models.vit import ImageEncoder
-from astroclip.training.ranks import gather
+from astroclip.training.ranks import gather, over_ranks
 
 GLOBAL_VIEWS = 2
 _SINKHORN_ITERATIONS = 3
@@ -249,10 +248,3 @@ def sinkhorn_knopp(logits: Tensor, temperature: float) -> Tensor:
         columns = over_ranks((logs - highest).exp().sum(dim=0)).log() + highest
         logs = (logs - columns).log_softmax(dim=1)
     return logs.exp()
-
-
-def over_ranks(x: Tensor, operation: Literal["sum", "max"] = "sum") -> Tensor:
-    """Return the sum, or maximum, of `x` over all ranks, without gradient; alone, `x` itself."""
-    if dist.is_available() and dist.is_initialized():
-        dist.all_reduce(x, dist.ReduceOp.SUM if operation == "sum" else dist.ReduceOp.MAX)
-    return x

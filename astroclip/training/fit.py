@@ -6,20 +6,20 @@ from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
-from lightning import Callback, LightningDataModule, LightningModule, Trainer
-from torch.utils.data import DataLoader
+from lightning import Callback, LightningModule, Trainer
 
 from astroclip.config import ModelConfig, Settings
-from astroclip.errors import CheckpointError, DataError
+from astroclip.errors import CheckpointError
 from astroclip.models.clip import AstroCLIP
-from astroclip.schema import PairsKey, Split
+from astroclip.schema import Split
 from astroclip.training.callbacks import BEST, Checkpoints, NanGuard, StepSeed
-from astroclip.training.data import make_loader
 from astroclip.training.devices import BLOCKS, Place, check_place, find_place, make_trainer, quiet
-from astroclip.training.galaxies import Batch, Galaxies
+from astroclip.training.galaxies import Galaxies
+from astroclip.training.loaders import Loaders
+from astroclip.training.recipes import find_encoders, read_training
 from astroclip.training.record import Progress, Record
 from astroclip.training.run import Run, RunData, find_run, resumed_settings
-from astroclip.training.settings import ClipTraining, SpectrumTraining, Training, find_encoders, read_training
+from astroclip.training.settings import ClipTraining, SpectrumTraining, Training
 
 if TYPE_CHECKING:
     from astroclip.training.clip import ClipModule
@@ -70,7 +70,7 @@ def train(
     run
         The folder to make; see `astroclip.training.run`.
     config, overrides
-        See `astroclip.training.settings.read_training`; or the settings themselves. A run that is resumed has
+        See `astroclip.training.recipes.read_training`; or the settings themselves. A run that is resumed has
         its settings already; those given must be the same, `astroclip.training.run.FREE` ones apart.
     gpus
         GPUs of each node; default: all; 0: use the CPU. Inside ``srun`` or ``torchrun``: one process each.
@@ -156,7 +156,7 @@ def _fit(run: Run, source: Galaxies, place: Place, overwrite: bool, progress: Pr
     module = make_module(run)
     last = None if overwrite else run.last
     step = 0 if last is None else int(_read_checkpoint(last)["global_step"])
-    loaders = _Loaders(run, source, module.columns, first_batch=step * settings.run.accumulate)
+    loaders = Loaders(run, source, module.columns, first_batch=step * settings.run.accumulate)
     loaders.check()
     kept = Checkpoints(run.checkpoints, settings.run, validates=run.data.validation_rows > 0)
     record = Record(run.folder, settings.run, settings.data.batch_size, progress)
@@ -193,73 +193,6 @@ class _Begin(Callback):
         """Make it; the other ranks wait."""
         if trainer.is_global_zero:
             self._run.begin(self._overwrite)
-
-
-class _Loaders(LightningDataModule):
-    """Makes the loaders of a rank when the ranks know each other."""
-
-    def __init__(self, run: Run, source: Galaxies, columns: Sequence[str], first_batch: int) -> None:
-        super().__init__()
-        self._run, self._source, self._columns, self._first = run, source, columns, first_batch
-
-    def check(self) -> None:
-        """Raise what is wrong with the data."""
-        data, settings = self._run.data, self._run.settings
-        if not data.training_rows:
-            raise DataError(
-                f"{data.path}: no galaxy to train with, all are in other parts (SPLIT). Expected a file made "
-                "by astroclip crossmatch, or images with positions"
-            )
-        weighted = isinstance(settings, SpectrumTraining) and settings.loss == "ivar"
-        if weighted and PairsKey.IVAR not in self._source.columns:
-            raise DataError(f"{data.path}: has no 'ivar', which loss=ivar needs; use loss=mse")
-        self._training(0, self._run.devices)
-        if data.validation_rows:
-            self._validation(0, self._run.devices)
-
-    def train_dataloader(self) -> DataLoader[Batch]:
-        """Return endless batches."""
-        return self._training(*self._rank())
-
-    def val_dataloader(self) -> DataLoader[Batch] | list[DataLoader[Batch]]:
-        """Return the batches of the validation part, if there is one."""
-        if not self._run.data.validation_rows:
-            return []
-        return self._validation(*self._rank())
-
-    def _rank(self) -> tuple[int, int]:
-        """Return the rank and the number of ranks."""
-        if self.trainer is None:
-            raise TypeError("the loaders of a rank are made by a trainer")
-        return self.trainer.global_rank, self.trainer.world_size
-
-    def _training(self, rank: int, world: int) -> DataLoader[Batch]:
-        data, seed = self._run.settings.data, self._run.settings.run.seed
-        return make_loader(
-            self._source,
-            self._columns,
-            Split.TRAIN,
-            data.batch_size,
-            run_rows=data.run_rows,
-            seed=seed,
-            rank=rank,
-            world=world,
-            start_batch=self._first,
-            workers=data.workers,
-        )
-
-    def _validation(self, rank: int, world: int) -> DataLoader[Batch]:
-        data, limit = self._run.settings.data, self._run.settings.run.val_batches
-        return make_loader(
-            self._source,
-            self._columns,
-            Split.VALIDATION,
-            data.batch_size,
-            rank=rank,
-            world=world,
-            workers=data.workers,
-            limit=limit,
-        )
 
 
 def make_module(run: Run) -> "SpectrumModule | ClipModule | ImageModule":

@@ -1,9 +1,9 @@
-"""What the ranks of a distributed training know of each other: embeddings gathered, with gradient.
+"""What the ranks of a distributed training know of each other: rows gathered with gradient, sums.
 
 Shapes: B rows of a rank, W ranks.
 """
 
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.distributed as dist
@@ -47,6 +47,13 @@ def gather_rows(x: Tensor) -> Tensor:
     padded = F.pad(x.detach(), (0, 0) * (x.ndim - 1) + (0, max(counts) - len(x)))
     parts = gather(padded).split(max(counts))
     return torch.cat([part[:count] for part, count in zip(parts, counts, strict=True)])
+
+
+def over_ranks(x: Tensor, operation: Literal["sum", "max"] = "sum") -> Tensor:
+    """Return the sum, or maximum, of `x` over all ranks, without gradient; alone, `x` itself."""
+    if count_ranks() > 1:
+        dist.all_reduce(x, dist.ReduceOp.SUM if operation == "sum" else dist.ReduceOp.MAX)
+    return x
 
 
 def count_ranks() -> int:

@@ -1,17 +1,13 @@
-"""What a training is made of: frozen settings, read from a preset or YAML file and ``key=value``.
+"""What a training is made of: frozen settings. The defaults are neutral; `recipes` reads published values.
 
-The defaults are neutral; the published recipes are ``configs/{spectrum,image,clip}.yaml``, small ones for a
-CPU ``configs/mini-*.yaml``. A step is one update of the weights (an optimiser step).
+A step is one update of the weights (an optimiser step).
 """
 
-from importlib import resources
-from pathlib import Path
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, PositiveFloat, model_validator
 
-from astroclip.config import ModelConfig, Settings, apply_overrides, make_settings, read_yaml
-from astroclip.errors import ConfigError
+from astroclip.config import ModelConfig, Settings
 from astroclip.preprocess.spectrum import count_patches
 from astroclip.schema import CUTOUT_SIZE, N_WAVE
 
@@ -118,8 +114,8 @@ class SpectrumTraining(Settings):
 class ClipTraining(Settings):
     """Alignment of images and spectra: Parker et al. 2024, section 3.3.
 
-    `image` and `spectrum` name the models to start from, or their directories; `find_encoders` looks them
-    up. Without one, that encoder starts from random weights and has to be trained.
+    `image` and `spectrum` name the models to start from, or their directories; `recipes.find_encoders` looks
+    them up. Without one, that encoder starts from random weights and has to be trained.
     """
 
     model: ModelConfig
@@ -250,74 +246,3 @@ KINDS: dict[str, type[SpectrumTraining] | type[ImageTraining] | type[ClipTrainin
 def _check_strategy(settings: SpectrumTraining | ClipTraining) -> None:
     if settings.optim.algorithm == "muon" and settings.run.strategy == "fsdp":
         raise ValueError("optim: muon needs whole matrices, which run.strategy=fsdp shards; use ddp")
-
-
-def read_training(
-    kind: str, config: str | Path | None = None, overrides: list[str] | tuple[str, ...] = ()
-) -> Training:
-    """Read the settings of a training.
-
-    Parameters
-    ----------
-    kind
-        ``spectrum``, ``image`` or ``clip``.
-    config
-        Name of a preset, as ``mini-spectrum``, or a YAML file; default: the published recipe of the kind.
-    overrides
-        ``key=value`` settings, for example ``optim.lr=1e-4``.
-
-    Raises
-    ------
-    ConfigError
-        If there is no such preset or file, or listing every wrong key, type and value.
-    """
-    if kind not in KINDS:
-        raise ConfigError(f"no training '{kind}'; known: {', '.join(KINDS)}")
-    source = config or kind
-    values = apply_overrides(read_yaml(_find_config(source)), list(overrides))
-    return make_settings(KINDS[kind], values, str(source))
-
-
-def find_encoders(settings: ClipTraining) -> ClipTraining:
-    """Look up the models that an alignment starts from: their directories, and their sizes in `model`.
-
-    Dropout and drop path, which weights do not depend on, stay those of `settings.model`.
-
-    Raises
-    ------
-    CheckpointError
-        If there is no such model; it says what there is and how to get one.
-    ConfigError
-        If a model has no encoder of that kind.
-    """
-    from astroclip.config import read_model_config
-    from astroclip.models.checkpoint import CONFIG
-    from astroclip.models.hub import find_model
-
-    found: dict[str, str] = {}
-    sizes = {}
-    for name in ("image", "spectrum"):
-        if (source := getattr(settings, name)) is None:
-            continue
-        directory = find_model(source)
-        encoder = getattr(read_model_config(directory / CONFIG), name)
-        if encoder is None:
-            raise ConfigError(f"{name}={source}: that model has no {name} encoder")
-        own = getattr(settings.model, name)
-        kept = {key: getattr(own, key) for key in ("dropout", "drop_path") if hasattr(own, key)}
-        sizes[name] = encoder.model_copy(update=kept)
-        found[name] = str(directory)
-    return settings.model_copy(update={**found, "model": settings.model.model_copy(update=sizes)})
-
-
-def _find_config(source: str | Path) -> Path:
-    """Return the file of a preset's name, or the file itself."""
-    path = Path(source)
-    if path.suffix or path.is_file():
-        return path
-    presets = resources.files("astroclip.configs")
-    preset = presets / f"{source}.yaml"
-    if not preset.is_file():
-        names = sorted(p.name.removesuffix(".yaml") for p in presets.iterdir() if p.name.endswith(".yaml"))
-        raise ConfigError(f"no preset '{source}'; known: {', '.join(names)}, or give a .yaml file")
-    return Path(str(preset))

@@ -149,7 +149,9 @@ def _print_questions(report: "PaperReport") -> None:
         for name in names
     ]
     if rows:
-        out.say("\nAccuracy and weighted F1 of Galaxy Zoo's questions:")
+        out.say(
+            "\nAccuracy and weighted F1 of Galaxy Zoo's questions (of under 10 galaxies: not in the mean):"
+        )
         out.table(("question", *(f"{e.source} {e.method}" for e in votes)), rows)
 
 

@@ -10,7 +10,7 @@ BIN := .venv/bin
 	touch $@
 
 demo: .venv/.installed
-	$(BIN)/python examples/demo.py demo
+	$(BIN)/astroclip demo demo --overwrite
 
 test: .venv/.installed
 	$(BIN)/python -m pytest

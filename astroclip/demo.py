@@ -142,14 +142,15 @@ def _commands(out: Path, galaxies: int, seed: int, model: str) -> Iterator[list[
     yield ["crossmatch", f"{sky}/zcatalog/zall-pix-mock.fits", f"{sky}/south", *labels, "-o", pairs]
     yield ["embed", f"{pairs}.fits", "--model", model, *pixels, "-o", embedded]
     table = embedded
-    for task, source, name in (
-        ("redshift", "spectrum", "redshift.fits"),
-        ("redshift", "image", "photo-z.fits"),
-        ("properties", "spectrum", "properties.fits"),
-        ("morphology", "image", RESULT),
+    for what, name in (
+        ("redshift --from spectrum", "redshift.fits"),
+        ("redshift --from image", "photo-z.fits"),
+        ("properties --from spectrum", "properties.fits"),
+        ("morphology --from image --method knn", RESULT),
     ):
+        task, *options = what.split()
         before, table = table, str(out / name)
-        yield ["predict", task, before, "--from", source, "--reference", model, "-o", table]
+        yield ["predict", task, before, *options, "--reference", model, "-o", table]
     like = ["--targetid", str(_brightest(Path(result))), "-k", "5"]
     found = ["-o", str(out / "look-alikes.fits"), "--gallery", str(out / GALLERY)]
     yield ["search", result, *like, *pixels, *found]

@@ -3,7 +3,6 @@
 import json
 import re
 import shlex
-import shutil
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -11,36 +10,21 @@ import fitsio
 import numpy as np
 import pytest
 from matplotlib.image import imread
-from safetensors import safe_open
-from safetensors.numpy import save_file
+from quick_models import copy_mini
 from typer.testing import CliRunner
 
 from astroclip import demo
 from astroclip.cli.main import app
 from astroclip.errors import CheckpointError, DataError, UsageError
-from astroclip.models.hub import find_model
-from astroclip.predict.reference import REFERENCE
 from astroclip.schema import GALAXY_ZOO, EmbedFlag, PredictFlag
 
 GALAXIES = 60
-KEPT = ("_EMBEDDING", "Z", "LOG_MSTAR", "Z_MW", "TAGE_MW", "AVG_SFR", "_debiased", "_total-votes")
 ENDS = ("STD", "L68", "U68", "L95", "U95")
 
 
 @pytest.fixture(scope="module")
 def quick_mini(tmp_path_factory) -> Path:
-    """The model that ships with a small part of its reference, from which predictors learn in a moment."""
-    folder = shutil.copytree(find_model("mini"), tmp_path_factory.mktemp("models") / "mini")
-    with safe_open(folder / REFERENCE, "numpy") as file:
-        read = {name: file.get_tensor(name) for name in file.keys() if name.endswith(KEPT)}  # noqa: SIM118
-        said = file.metadata()
-    few = {name: values[:: len(values) // 150].copy() for name, values in read.items()}
-    voted = np.flatnonzero(np.isfinite(few["smooth-or-featured_smooth_debiased"]))
-    for name, values in few.items():
-        if name.endswith("_debiased"):
-            values[voted[25:]] = np.nan  # so few that neighbours are asked
-    save_file(few, folder / REFERENCE, metadata=said)
-    return folder
+    return copy_mini(tmp_path_factory.mktemp("models") / "mini")
 
 
 @pytest.fixture(scope="module")

@@ -49,7 +49,7 @@ def test_each_galaxy_is_an_image_beside_its_spectrum(images, spectra):
     assert "z$ = 0.1000" in right[0].get_title("left")
     assert "=" not in right[2].get_title("left")
     assert right[2].get_xlabel() == "observed wavelength (vacuum)  [Å]"
-    assert [text.get_text() for text in right[0].get_legend().texts] == [
+    assert [text.get_text() for text in figure.legends[0].texts] == [
         "pixels", "smoothed", "its 1 σ error",
     ]  # fmt: skip
 

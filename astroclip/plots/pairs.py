@@ -140,7 +140,7 @@ def draw_pairs(
         else:
             right.set_title(f"{titles[i]}   {known}".strip(), fontsize=8.5, loc="left", pad=3)
     if spectra is not None:
-        _finish_columns([right for _, right in axes])
+        _finish_columns(figure, [right for _, right in axes])
     return figure
 
 
@@ -185,7 +185,7 @@ def _image_axes(n: int) -> tuple[list[tuple[Axes, Axes]], Figure]:
 
 def _pair_axes(n: int, with_images: bool) -> tuple[list[tuple[Axes, Axes]], Figure]:
     """Return (image, spectrum) axes a galaxy; without images both are the spectrum's."""
-    layout = ConstrainedLayoutEngine(h_pad=0.02, w_pad=0.03, hspace=0.02, wspace=0.01)
+    layout = ConstrainedLayoutEngine(h_pad=0.03, w_pad=0.03, hspace=0.03, wspace=0.01)
     figure = Figure((WIDTH, ROW * n + 0.5), layout=layout)
     if not with_images:
         grid = figure.subplots(n, 1, squeeze=False, sharex=True)
@@ -224,8 +224,9 @@ def _draw_spectrum(axes: Axes, wave: NDArray, flux: NDArray[np.float64], ivar: N
     raw = np.where(np.isfinite(line), flux, np.nan)
     axes.plot(wave, raw, color=RAW, lw=0.4, zorder=1, label="pixels")
     axes.plot(wave, line, color=SMOOTH, lw=0.7, zorder=3, label="smoothed")
-    low, high = line - error, line + error
-    axes.fill_between(wave, low, high, color=ERROR, alpha=0.8, lw=0, zorder=2, label="its 1 σ error")
+    if np.isfinite(error).any():
+        low, high = line - error, line + error
+        axes.fill_between(wave, low, high, color=ERROR, alpha=0.8, lw=0, zorder=2, label="its 1 σ error")
     axes.set_ylim(*_flux_range(line, error))
     if not np.isfinite(line).any():
         axes.text(0.5, 0.5, "no data", transform=axes.transAxes, ha="center", va="center", color="#666666")
@@ -270,16 +271,16 @@ def _mark_lines(axes: Axes, redshift: float) -> None:
         )  # fmt: skip
 
 
-def _finish_columns(spectra: list[Axes]) -> None:
-    """Label the axes of a column of spectra: wavelengths below the last one, what is drawn on the first."""
+def _finish_columns(figure: Figure, spectra: list[Axes]) -> None:
+    """Label a column of spectra: wavelengths below the last one, what is drawn above the first."""
     for axes in spectra:
         axes.tick_params(labelsize=8, labelbottom=axes is spectra[-1], direction="in", top=True, right=True)
         axes.set_ylabel("$F_λ$\n[10$^{-17}$ erg s$^{-1}$ cm$^{-2}$ Å$^{-1}$]", fontsize=7.5)
         axes.minorticks_on()
         axes.tick_params(which="minor", direction="in", top=True, right=True)
         axes.margins(x=0.01)
-    spectra[0].legend(
-        loc="lower right", bbox_to_anchor=(1, 0.985), borderpad=0, ncols=3,
+    figure.legend(
+        *spectra[0].get_legend_handles_labels(), loc="outside upper right", borderpad=0, ncols=3,
         frameon=False, fontsize=7.5, handlelength=1.5,
     )  # fmt: skip
     spectra[-1].set_xlabel("observed wavelength (vacuum)  [Å]", fontsize=9)

@@ -154,8 +154,8 @@ def _commands(out: Path, galaxies: int, seed: int, model: str) -> Iterator[list[
     like = ["--targetid", str(_brightest(Path(result))), "-k", "5"]
     found = ["-o", str(out / "look-alikes.fits"), "--gallery", str(out / GALLERY)]
     yield ["search", result, *like, *pixels, *found]
-    for what, options in EVALUATIONS.items():
-        yield ["evaluate", result, *options.split(), "-o", str(out / f"{FIGURES}-{what}")]
+    for what, chosen in EVALUATIONS.items():
+        yield ["evaluate", result, *chosen.split(), "-o", str(out / f"{FIGURES}-{what}")]
 
 
 def _brightest(path: Path) -> int:

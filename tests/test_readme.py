@@ -1,4 +1,4 @@
-"""The README's examples run as they stand."""
+"""The README's examples run as they stand; every command there and in the tutorial is one."""
 
 import re
 import shlex
@@ -7,12 +7,15 @@ from pathlib import Path
 import fitsio
 import numpy as np
 import pytest
+from typer.core import TyperGroup
+from typer.main import get_command
 from typer.testing import CliRunner
 
 from astroclip.cli.main import app
 from astroclip.schema import EmbedFlag
 
-README = (Path(__file__).parents[1] / "README.md").read_text()
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
 
 
 def code_of(language: str) -> str:
@@ -49,3 +52,22 @@ def test_examples_run(folder, capsys):
 def test_every_flag_bit_is_explained():
     for bit in EmbedFlag:
         assert re.search(rf"^\|[^|]*\b{bit.value}\b[^|]*\|[^|]*\b{bit.name}\b", README, re.MULTILINE)
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/tutorial.md"])
+def test_every_command_and_option_exists(page):
+    text = (ROOT / page).read_text().replace("\\\n", " ")
+    lines = re.findall(r"^(?:    |\$ )?astroclip (.*)$", text, re.MULTILINE)
+    assert len(lines) > 10
+    for line in lines:
+        words = shlex.split(line, comments=True)
+        if "..." not in words:
+            parse(get_command(app), words)
+
+
+def parse(command, words: list[str]) -> None:
+    """Read words as the program does, down to the command that they name, and run nothing."""
+    context = command.make_context("astroclip", words)
+    if isinstance(command, TyperGroup):
+        _, inner, rest = command.resolve_command(context, context._protected_args + context.args)
+        parse(inner, rest)

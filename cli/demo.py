@@ -22,11 +22,11 @@ def demo(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a demo that is there.")] = False,
 ) -> None:
     """Walk the whole road on mock galaxies in less than two minutes: the commands, estimates, figures."""
+    begin, typed = time.monotonic(), []
     # before torch is loaded: threads that wait leave their core to those that work, on a busy machine too
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from astroclip.demo import FIGURES, GALLERY, RESULT, demo_commands, read_estimates
 
-    begin, typed = time.monotonic(), []
     for words in demo_commands(folder, galaxies, seed, model, overwrite):
         typed.append(shlex.join(["astroclip", *words]))
         out.say(f"$ {typed[-1]}")

@@ -19,7 +19,7 @@ from astroclip.schema import TARGETID
 TRAINING_SEED = 1  # of the mock sky that `mini` learned from
 RESULT, GALLERY, FIGURES = "galaxies.fits", "look-alikes.png", "figures"
 EVALUATIONS = {
-    "redshift": "--truth Z --umap 0",  # the votes' table has a redshift too, of few galaxies
+    "redshift": "--truth Z --umap 0",
     "property": "--kind property",
     "morphology": "--kind morphology",
 }

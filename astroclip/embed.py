@@ -21,6 +21,7 @@ from astroclip.catalog import Catalog, append_columns, merge_shards, open_catalo
 from astroclip.catalog.part import FITS_SUFFIXES, check_output
 from astroclip.embedder import Embedder, load_model
 from astroclip.errors import UsageError
+from astroclip.models.hub import SHIPPED
 from astroclip.schema import EMBED_FLAG, IMAGE_EMBEDDING, SPECTRUM_EMBEDDING, ColumnSpec, EmbedFlag
 from astroclip.sources import ModelInputs, Source, SourceOptions, image_source, spectrum_source
 
@@ -52,7 +53,7 @@ def embed_catalog(
     catalog: str | Path,
     output: str | Path | None = None,
     *,
-    model: str | Path | Embedder | None,
+    model: str | Path | Embedder = SHIPPED,
     images: str | None = None,
     spectra: str | None = None,
     hdu: str | int | None = None,
@@ -81,7 +82,8 @@ def embed_catalog(
     output : str or Path, optional
         FITS or Parquet file; by default ``<catalog>-embedded.fits`` beside the catalogue.
     model : str, Path or Embedder
-        A model's name or directory, or one that is loaded.
+        A model's name or directory, or one that is loaded. By default the small one that ships, which learned
+        from mock galaxies.
     images, spectra : str, optional
         Where the pixels are: a vector column's name; a file or a folder, pairs among them; a web service
         (`ls-dr9`, `sparcl`). By default the catalogue's own `IMAGE` and `FLUX` columns, or the spectra of a
@@ -207,12 +209,8 @@ def _output_path(catalog: Path, output: str | Path | None, shard: tuple[int, int
     )
 
 
-def _load(
-    model: str | Path | Embedder | None, device: str, precision: str, batch_size: int | str
-) -> list[Embedder]:
+def _load(model: str | Path | Embedder, device: str, precision: str, batch_size: int | str) -> list[Embedder]:
     """Return one embedder a device: the one given, or the model on every GPU there is."""
-    if model is None:
-        raise UsageError("no model: name one with --model (see 'astroclip models list')")
     if batch_size != "auto" and not (str(batch_size).isdecimal() and int(batch_size) > 0):
         raise UsageError(f"batch size '{batch_size}': expected a number of galaxies of at least 1, or auto")
     if isinstance(model, Embedder):

@@ -45,8 +45,8 @@ DEC_NAMES = (
     "DEC_DEG",
     "DECDEG",
 )
-# a spectroscopic redshift; bare Z last: in photometric tables it is a magnitude
-REDSHIFT_NAMES = ("REDSHIFT", "Z_SPEC", "ZSPEC", "SPEC_Z", "Z_HP", "Z")
+# a spectroscopic redshift; Z is DESI's, the last two come with labels that crossmatch joins to some rows
+REDSHIFT_NAMES = ("Z_SPEC", "ZSPEC", "SPEC_Z", "Z", "Z_HP", "REDSHIFT")
 
 IMAGE_EMBEDDING = "IMAGE_EMBEDDING"
 SPECTRUM_EMBEDDING = "SPECTRUM_EMBEDDING"

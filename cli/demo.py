@@ -1,6 +1,5 @@
 """`astroclip demo`: the whole road on mock galaxies, command by command."""
 
-import os
 import shlex
 import time
 from pathlib import Path
@@ -23,8 +22,6 @@ def demo(
 ) -> None:
     """Walk the whole road on mock galaxies in less than two minutes: the commands, estimates, figures."""
     begin, typed = time.monotonic(), []
-    # before torch is loaded: threads that wait leave their core to those that work, on a busy machine too
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from astroclip.demo import FIGURES, GALLERY, RESULT, demo_commands, read_estimates
 
     for words in demo_commands(folder, galaxies, seed, model, overwrite):

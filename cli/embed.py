@@ -16,7 +16,7 @@ def embed(
     catalog: Annotated[
         Path, typer.Argument(help="FITS, Parquet or CSV table; a DESI coadd or SDSS spec file.")
     ],
-    model: Annotated[str | None, typer.Option("--model", "-m", help="Name or directory of a model.")] = None,
+    model: Annotated[str, typer.Option("--model", "-m", help="Name or directory of a model.")] = "mini",
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="FITS or Parquet. Default: CATALOG-embedded.fits.")
     ] = None,
@@ -83,6 +83,7 @@ def _embed(**run: Any) -> None:
 
     with out.progress("Embedding") as progress:
         report = embed_catalog(**run, progress=progress)
+    out.caution(run["model"])
     out.result(report._asdict())
 
 

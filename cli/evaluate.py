@@ -2,9 +2,8 @@
 
 from math import nan
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
-import click
 import typer
 from typer.core import TyperGroup
 
@@ -18,7 +17,7 @@ if TYPE_CHECKING:
 class _TableFirst(TyperGroup):
     """``astroclip evaluate TABLE`` is ``astroclip evaluate table TABLE``."""
 
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         if args and args[0] not in {*self.commands, "-h", "--help"}:
             args = ["table", *args]
         return super().parse_args(ctx, args)

@@ -1,6 +1,7 @@
 """The `astroclip` program: its global options, its verbs, and the way from an error to an exit code."""
 
 import logging
+import os
 import sys
 from typing import Annotated
 
@@ -50,7 +51,10 @@ def _global_options(
 ) -> None:
     output.quiet, output.verbose, output.json = quiet, verbose, json
     level = (logging.WARNING, logging.INFO, logging.DEBUG)[min(verbose, 2)]
-    logging.basicConfig(level=logging.ERROR if quiet else level, format="%(name)s: %(message)s", force=True)
+    logging.basicConfig(level=logging.WARNING, format="%(name)s: %(message)s", force=True)
+    logging.getLogger("astroclip").setLevel(logging.ERROR if quiet else level)
+    # before torch is loaded: threads that wait leave their core to those that work, on a busy machine too
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
 def _hoist(argv: list[str]) -> list[str]:

@@ -88,12 +88,13 @@ def reference(
     catalog: Annotated[Path, typer.Argument(help="Table embedded with the model, with known labels.")],
     model: Annotated[str, typer.Option("--model", "-m", help="Name or directory of the model.")],
     columns: Annotated[
-        str | None, typer.Option(help="Labels to keep, as Z,LOGMSTAR. Default: all numbers.")
+        str | None, typer.Option(help="Labels to keep, as Z,LOGMSTAR,*_debiased. Default: all numbers.")
     ] = None,
+    where: Annotated[str | None, typer.Option(help='Only these rows, as "SPLIT == 1 & Z < 0.6".')] = None,
     overwrite: Overwrite = False,
 ) -> None:
     """Give a model the reference set that `astroclip predict` takes by default."""
     from astroclip.predict.reference import write_reference
 
     names = [name.strip() for name in columns.split(",")] if columns else None
-    out.result({"reference": write_reference(catalog, model, names, overwrite=overwrite)})
+    out.result({"reference": write_reference(catalog, model, names, where, overwrite=overwrite)})

@@ -55,6 +55,14 @@ class Output:
             for name, value in values.items():
                 sys.stdout.write(f"{name:<{width}}  {_in_words(value)}\n")
 
+    def caution(self, model: str | None) -> None:
+        """Say on stderr what the model that ships is for, if it is this one."""
+        if model == "mini" and not self._silent:
+            sys.stderr.write(
+                "mini learned from mock galaxies: it is for learning and testing. For science: "
+                "astroclip models pull astroclip, then --model astroclip\n"
+            )
+
     def error(self, text: str) -> None:
         """Print an error to stderr, whatever the options."""
         sys.stderr.write(json.dumps({"error": text}) + "\n" if self.json else f"Error: {text}\n")

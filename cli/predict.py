@@ -44,7 +44,10 @@ def _options(
     hdu: Annotated[str | None, typer.Option(help="Name or number of the table's HDU.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the output if it exists.")] = False,
     model: Annotated[
-        str | None, typer.Option("--model", "-m", help="Embed with it first.", rich_help_panel="Embedding")
+        str | None,
+        typer.Option(
+            "--model", "-m", help="Embed with it first. Default: mini.", rich_help_panel="Embedding"
+        ),
     ] = None,
     images: Annotated[
         str | None, typer.Option(help="As of astroclip embed.", rich_help_panel="Embedding")

@@ -72,7 +72,7 @@ def test_redshifts_from_the_command_line(catalog, tiny_model, tmp_path):
     [
         (["embed", "none.fits", "--model", "none"], 5, "none"),
         (["embed"], 2, "Missing argument"),
-        (["embed", "none.fits"], 2, "no model: name one with --model"),
+        (["embed", "none.fits"], 3, "none.fits: cannot read it"),
         (["predict", "redshift", "none.fits", "--reference", "none.fits"], 3, "none.fits"),
         (["models", "init", "mini", "image.num_heads=5", "-o", "m"], 4, "not a multiple of num_heads 5"),
         (["fly"], 2, "No such command"),
@@ -89,7 +89,7 @@ def test_errors_are_one_line_and_an_exit_code(words, code, said, tmp_path):
 
 def test_errors_as_json(tmp_path):
     done = astroclip_program("--json", "embed", "none.fits", cwd=tmp_path)
-    assert "no model" in json.loads(done.stderr)["error"]
+    assert "none.fits" in json.loads(done.stderr)["error"]
 
 
 def test_global_flags_work_before_and_after_the_verb():

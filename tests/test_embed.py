@@ -251,7 +251,6 @@ def test_twenty_kills_lose_nothing(tiny_model, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ({"model": None}, "no model: name one with --model"),
         ({"shard": (2, 2)}, r"shard 2 of 2: expected --shards N with --shard from 0 to N - 1"),
         ({"shard": (None, 2)}, "shard None of 2"),
         ({"batch_size": 0}, "batch size '0'"),

@@ -221,7 +221,7 @@ def test_find_model_names_what_there_is(hub, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "astroclip").mkdir()  # a folder of this name, as in the sources, does not hide the model
     assert find_model(tmp_path / "ours") == tmp_path / "ours"
-    with pytest.raises(CheckpointError, match=r"here: none\).*models pull astroclip\|.*models init mini"):
+    with pytest.raises(CheckpointError, match=r"here: none\).*models pull astroclip\|.*ships: mini"):
         find_model("nothing")
     directory = pull_model("specformer")
     with pytest.raises(CheckpointError, match=f"no model 'astroclip'.*here: {directory.name}"):
@@ -234,12 +234,15 @@ def test_find_model_names_what_there_is(hub, tmp_path, monkeypatch):
 
 
 def test_list_models(hub):
-    assert [(model.name, model.path) for model in list_models()] == [(name, None) for name in KNOWN]
+    ships, *others = list_models()
+    assert (ships.name, ships.path) == ("mini", find_model("mini"))
+    assert pull_model("mini", offline=True) == ships.path
+    assert [(model.name, model.path) for model in others] == [(name, None) for name in KNOWN]
     directory = pull_model("specformer")
-    pulled, *others = list_models()
+    pulled, *others = list_models()[1:]
     assert (pulled.name, pulled.path, pulled.width) == ("specformer", directory, 16)
     assert [model.name for model in others] == ["astroclip", "astrodino"]
     (directory / "model.safetensors").write_bytes(b"")
-    assert list_models()[0].source.startswith("unusable: ")
+    assert list_models()[1].source.startswith("unusable: ")
     shutil.rmtree(directory)
     assert find_or_none("specformer") is None

@@ -1,5 +1,6 @@
-"""Models by name: the published ones on the Hugging Face hub, those fetched before, and directories.
+"""Models by name: the one that ships, the published ones on the Hugging Face hub, and directories.
 
+`mini` lies beside this file, a model directory with its own reference set.
 A fetched model lives in ``<cache>/<org>--<repo>@<commit>``, a model directory; ``<org>--<repo>@<revision>``
 is a small file with the commit that a branch or tag was when it was last fetched. The cache is
 ``$ASTROCLIP_CACHE/models``, by default ``~/.cache/astroclip/models``. ``HF_ENDPOINT``, ``HF_HUB_OFFLINE``,
@@ -45,6 +46,7 @@ KNOWN = {
     "astrodino": KnownModel("polymathic-ai/astrodino", "astrodino.ckpt", "image", 1024, 302_954_496),
     "specformer": KnownModel("polymathic-ai/specformer", "specformer.ckpt", "spectrum", 768, 43_177_750),
 }
+SHIPPED = "mini"
 _FILES = {known.repo: known.file for known in KNOWN.values()}
 _NAME = re.compile(r"(?P<repo>[\w.-]+(/[\w.-]+)?)(@(?P<revision>[\w./-]+))?")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -67,8 +69,9 @@ def pull_model(name: str, cache: Path | None = None, offline: bool = False) -> P
     Parameters
     ----------
     name
-        ``astroclip``, ``astrodino``, ``specformer`` or ``org/repo``, each with ``@revision`` if wanted. A
-        repository holds a model directory of ours, or one checkpoint in a published layout.
+        ``astroclip``, ``astrodino``, ``specformer`` or ``org/repo``, each with ``@revision`` if wanted;
+        ``mini`` is here already. A repository holds a model directory of ours, or one checkpoint in a
+        published layout.
     cache
         Where models are kept; default as the module says.
     offline
@@ -89,6 +92,8 @@ def pull_model(name: str, cache: Path | None = None, offline: bool = False) -> P
     """
     from huggingface_hub import constants
 
+    if name == SHIPPED:
+        return find_model(name)
     parsed = _parse(name)
     if parsed is None:
         raise UsageError(
@@ -115,7 +120,7 @@ def pull_model(name: str, cache: Path | None = None, offline: bool = False) -> P
 
 
 def find_model(name_or_dir: str | Path) -> Path:
-    """Return the directory of a model: a model directory itself, or the name of one that was pulled.
+    """Return the directory of a model: a model directory itself, or the name of one that ships or was pulled.
 
     Raises
     ------
@@ -125,6 +130,8 @@ def find_model(name_or_dir: str | Path) -> Path:
     directory = Path(name_or_dir)
     if is_model_directory(directory):
         return directory
+    if str(name_or_dir) == SHIPPED:
+        return Path(__file__).with_name(SHIPPED)
     parsed = _parse(str(name_or_dir))
     found = _find_pulled(cache_folder("models"), *parsed) if parsed else None
     if found is not None:
@@ -137,14 +144,14 @@ def find_model(name_or_dir: str | Path) -> Path:
     here = ", ".join(path.name for path in _pulled(cache_folder("models"))) or "none"
     raise CheckpointError(
         f"no model '{name_or_dir}': neither a model directory nor one that was pulled (here: {here}). "
-        f"Get one: astroclip models pull {'|'.join(KNOWN)}, or make one: astroclip models init mini -o DIR"
+        f"Get one: astroclip models pull {'|'.join(KNOWN)}, or take the small one that ships: {SHIPPED}"
     )
 
 
 def list_models(cache: Path | None = None) -> list[ModelInfo]:
-    """List the models that were pulled, then the published ones that were not (their `path` is None)."""
+    """List what ships, what was pulled, then the published models that were not (their `path` is None)."""
     cache = cache or cache_folder("models")
-    models = []
+    models = [read_info(find_model(SHIPPED))]
     for directory in _pulled(cache):
         try:
             models.append(read_info(directory))

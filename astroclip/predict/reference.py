@@ -4,6 +4,7 @@ A model's own reference is ``reference.safetensors`` in its directory: one array
 float16), and in its metadata the model's name and hash, and the columns' units as JSON.
 """
 
+import fnmatch
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -15,6 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from astroclip.catalog import Catalog, open_catalog
+from astroclip.catalog.where import Where
 from astroclip.errors import DataError, UsageError
 from astroclip.models.checkpoint import is_model_directory, model_hash, usual_rights
 from astroclip.models.hub import find_model
@@ -100,9 +102,16 @@ def read_reference(source: str | Path) -> Reference:
 
 
 def write_reference(
-    catalog: str | Path, model: str | Path, columns: Sequence[str] | None = None, *, overwrite: bool = False
+    catalog: str | Path,
+    model: str | Path,
+    columns: Sequence[str] | None = None,
+    where: str | None = None,
+    *,
+    overwrite: bool = False,
 ) -> Path:
     """Make a table with embeddings and labels the own reference set of a model.
+
+    Rows without an embedding are left out.
 
     Parameters
     ----------
@@ -111,7 +120,9 @@ def write_reference(
     model
         The model's directory.
     columns
-        Labels to keep; by default all columns that are one number a row.
+        Labels to keep, ``*_debiased`` for all of such names; by default all columns of one number a row.
+    where
+        Only rows that fulfil this, as in ``SPLIT == 1``; see `catalog.where`.
 
     Returns
     -------
@@ -123,7 +134,7 @@ def write_reference(
     UsageError
         If the model has a reference set already.
     DataError
-        If the table has no embedding, or was embedded with another model.
+        If the table has no embedding, no row to keep, or was embedded with another model.
     """
     directory = find_model(model)
     path = directory / REFERENCE
@@ -135,18 +146,39 @@ def write_reference(
         raise DataError(f"{table.name}: no column {' or '.join(EMBEDDINGS)}. Embed it first: astroclip embed")
     if table.digest and table.digest != model_hash(directory):
         raise DataError(f"{table.name}: embedded with model {table.model} ({table.digest}), not with {model}")
-    labels = [table.column(name) for name in columns] if columns else list(table.shapes)
-    arrays = {name.upper(): values.astype(np.float16) for name, values in table.read(found).items()}
+    labels = list(table.shapes)
+    if columns:
+        labels = [name for one in columns for name in fnmatch.filter(labels, one) or [table.column(one)]]
+    vectors = table.read(found)
+    kept = np.any([np.isfinite(values).all(1) for values in vectors.values()], axis=0)
+    if where:
+        kept &= _fulfilling(Path(catalog), where)
+    if not kept.any():
+        raise DataError(
+            f"{table.name}: no row with an embedding" + (f" fulfils --where '{where}'" if where else "")
+        )
+    arrays: dict[str, NDArray] = {
+        name.upper(): values[kept].astype(np.float16) for name, values in vectors.items()
+    }
     for name, values in table.read([n for n in labels if n not in found and table.shapes[n] == ()]).items():
         if values.dtype.kind in "iufb":
             wide = values.dtype.kind == "f" and not name.upper().startswith(("Z", "RA", "DEC"))
-            arrays[name] = values.astype(np.float32) if wide else values
+            arrays[name] = (values.astype(np.float32) if wide else values)[kept]
     said = {"format": FORMAT, "model": table.model, "digest": model_hash(directory)}
     beside = path.with_name(f"{path.name}.part")
     with usual_rights(beside):
         save_file(arrays, beside, metadata=said | {"units": json.dumps(table.units)})
     beside.replace(path)
     return path
+
+
+def _fulfilling(path: Path, where: str) -> NDArray[np.bool_]:
+    """Return which rows of a table fulfil a condition."""
+    with open_catalog(path) as table:
+        condition = Where(where, table)
+        starts = range(0, table.nrows, BLOCK)
+        blocks = (table.read(condition.columns, at, min(at + BLOCK, table.nrows)) for at in starts)
+        return np.concatenate([np.zeros(0, bool), *map(condition.select, blocks)])
 
 
 def _of_table(path: Path) -> Reference:

@@ -80,7 +80,8 @@ def predict_catalog(
     Parameters
     ----------
     catalog : str or Path
-        A table with embeddings; without, it is embedded first, as `embedding` says.
+        A table with embeddings; without, it is embedded first, as `embedding` says, by default with the
+        model that ships.
     task : str
         ``redshift``, ``properties``, ``morphology`` or ``label``.
     output : str or Path, optional
@@ -154,14 +155,10 @@ def _embedded(
     table: Catalog, output: Path, stack: ExitStack, options: Mapping[str, Any], hdu: str | int | None
 ) -> Catalog:
     """Embed the catalogue into a file beside the output, which goes when all is done."""
-    if not options.get("model"):
-        raise UsageError(
-            f"{table.name}: no column {' or '.join(EMBEDDINGS)}. Name a model to embed it with (--model), or "
-            "a vector column of both tables (--vector)"
-        )
     beside = output.with_name(f"{output.name.split('.')[0]}.embedded.fits")
     stack.callback(beside.unlink, missing_ok=True)
-    embed_catalog(table.source, beside, hdu=hdu, overwrite=True, **options)
+    given = {name: value for name, value in options.items() if value is not None}
+    embed_catalog(table.source, beside, hdu=hdu, overwrite=True, **given)
     return open_catalog(beside, hdu=table.hdu if table.path == table.source else None)
 
 

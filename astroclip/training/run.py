@@ -147,7 +147,7 @@ class Run:
         metrics = "\n".join(f"| {name} | {value:.6g} |" for name, value in chosen.items())
         return f"""Trained from {self.data.training_rows:,} galaxies of `{Path(self.data.path).name}` by \
 {METHODS[self.kind]}; {self.data.validation_rows:,} others validated it. No galaxy of the test part was used.
-The run {outcome}; the weights are of step {chosen["step"]:.0f}, {which}.
+{_guided(self.settings)}The run {outcome}; the weights are of step {chosen["step"]:.0f}, {which}.
 
 | metric | value |
 |---|---|
@@ -157,6 +157,16 @@ Reproduce it with `{program_version()}` on {self.devices} device(s) and these se
 
 ```yaml
 {yaml.safe_dump(self.settings.model_dump(mode="json"), sort_keys=False)}```"""
+
+
+def _guided(settings: Training) -> str:
+    """Return what the card has to say of a guide."""
+    if getattr(settings, "guide", None) is None:
+        return ""
+    return (
+        "A guide taught the spectrum embeddings the redshifts of the training part: redshifts from their "
+        "neighbours are not zero-shot in the sense of Parker et al. 2024.\n"
+    )
 
 
 def find_run(folder: Path, kind: str, resume: bool, overwrite: bool) -> dict[str, Any] | None:

@@ -97,4 +97,19 @@ def test_calibration_mends_bias_and_width(rng, bias, width):
 
 def test_one_truth_calibrates_nothing():
     posterior = gaussian([0.0], [1.0])
-    np.testing.assert_array_equal(calibrate(posterior, np.array([1.0])), SCORES)
+    calibration = calibrate(posterior, np.array([1.0]))
+    np.testing.assert_array_equal(posterior.calibrated(calibration).value, posterior.at_score(SCORES))
+
+
+def test_what_is_wrong_at_high_values_only_is_mended_there(rng):
+    """Too wide at low values, too narrow at high ones: both cover what they promise when calibrated."""
+    mean = rng.uniform(0, 1, (2, 6000))
+    truth = mean + rng.normal(size=mean.shape) * (0.05 + 0.2 * mean)
+    posterior, new = (gaussian(m, np.full(6000, 0.15)) for m in mean)
+    low, high = new.calibrated(calibrate(posterior, truth[0])).quantile([0.16, 0.84]).T
+    for start in (0, 0.25, 0.5, 0.75):
+        part = (mean[1] >= start) & (mean[1] < start + 0.25)
+        inside = (truth[1] > low) & (truth[1] < high)
+        assert inside[part].mean() == pytest.approx(0.68, abs=0.05)
+        was = np.abs(truth[1] - mean[1])[part] < 0.15
+        assert start in (0.25, 0.5) or was.mean() != pytest.approx(0.68, abs=0.05)

@@ -16,6 +16,7 @@ from astroclip.cli.main import app
 from astroclip.crossmatch.sky import match_sky
 from astroclip.errors import DataError, UsageError
 from astroclip.models.checkpoint import model_hash
+from astroclip.predict.labels import read_labels
 from astroclip.predict.predictor import _read_vectors
 from astroclip.predict.reference import read_reference, write_reference
 from astroclip.predict.tasks import predict_catalog
@@ -43,7 +44,7 @@ def test_a_model_s_own_reference_is_the_default(model, tmp_path):
     new = write_galaxies(tmp_path / "new.fits", make_galaxies(50, 2), cards)
     with pytest.raises(DataError, match="no reference set of its own"):
         predict_catalog(new, "redshift")
-    made = run("models", "reference", known, "--model", model, "--columns", "Z,AGE")
+    made = run("models", "reference", known, "--model", model, "--columns", "Z,A*E")
     assert made["reference"].endswith("reference.safetensors")
     reference = read_reference(model)
     assert (reference.nrows, reference.digest) == (200, model_hash(model))
@@ -57,11 +58,31 @@ def test_a_model_s_own_reference_is_the_default(model, tmp_path):
     np.testing.assert_allclose(one, two, atol=0.01)
     with pytest.raises(UsageError, match="exists already"):
         write_reference(known, model)
+    some = np.flatnonzero((columns["Z"] < 0.3) & np.isfinite(columns["IMAGE_EMBEDDING"]).all(1))
+    run("models", "reference", known, "--model", model, "--where", "Z < 0.3", "--overwrite")
+    np.testing.assert_array_equal(read_reference(model).read(["Z"])["Z"], columns["Z"][some])
+    with pytest.raises(DataError, match="no row with an embedding fulfils --where 'Z > 9'"):
+        write_reference(known, model, where="Z > 9", overwrite=True)
     with pytest.raises(DataError, match="Embed it first"):
         write_reference(write_galaxies(tmp_path / "bare.fits", {"Z": np.zeros(3)}), model, overwrite=True)
     other = write_galaxies(tmp_path / "other.fits", columns)
     with pytest.raises(DataError, match="not with"):
         write_reference(other, model, overwrite=True)
+
+
+def test_the_redshift_is_the_tables_own(tmp_path):
+    z = np.linspace(0, 1, 30)
+    columns = {
+        "REDSHIFT": np.where(z < 0.2, z, np.nan),
+        "Z": z,
+        "SPECTRUM_EMBEDDING": z[:, None].astype("f4"),
+    }
+    reference = read_reference(write_galaxies(tmp_path / "pairs.fits", columns))
+    np.testing.assert_array_equal(read_labels(reference, "redshift").values[:, 0], z)  # not that of the votes
+    magnitudes = read_reference(write_galaxies(tmp_path / "magnitudes.fits", columns | {"Z": 18 + z}))
+    with pytest.raises(DataError, match=r"column Z is no redshift, its median is 18\.5"):
+        read_labels(magnitudes, "redshift")
+    assert np.isnan(read_labels(magnitudes, "redshift", "REDSHIFT").values).any()
 
 
 def test_a_broken_reference_is_refused(tmp_path):
@@ -89,14 +110,14 @@ def test_pixels_are_embedded_first(tiny_model, tmp_path, rng):
     table = Table({"ID": np.arange(rows), "Z": rng.uniform(0, 1, rows)})
     table["IMAGE"] = rng.normal(size=(rows, 3, 152, 152)).astype("f4") * 0.01
     table.write(tmp_path / "pixels.fits")
-    with pytest.raises(UsageError, match="Name a model to embed it with"):
-        predict_catalog(tmp_path / "pixels.fits", "redshift", reference=tmp_path / "pixels.fits")
     run("embed", tmp_path / "pixels.fits", "--model", tiny_model, "-o", tmp_path / "known.fits")
     report = run(
         "predict", "redshift", tmp_path / "pixels.fits", "--model", tiny_model,
         "--reference", tmp_path / "known.fits", "--method", "knn", "-o", tmp_path / "out.fits",
     )  # fmt: skip
     assert report["vector"] == "IMAGE_EMBEDDING"
+    with pytest.raises(DataError, match=r"with mini .*distances between them mean nothing"):  # the default
+        predict_catalog(tmp_path / "pixels.fits", "redshift", reference=tmp_path / "known.fits")
     result = fitsio.read(tmp_path / "out.fits")
     np.testing.assert_allclose(result["Z_PHOT_MEAN"], table["Z"], rtol=1e-3)  # every row is in the reference
     names = {path.name for path in tmp_path.iterdir()}

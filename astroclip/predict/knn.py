@@ -63,7 +63,8 @@ class Neighbours:
 
     def standardise(self, vectors: NDArray) -> Tensor:
         """Return a float32 copy of vectors (N, D), centred and scaled like the reference."""
-        return torch.tensor(vectors, dtype=torch.float32).sub_(self._mean).div_(self._scale)
+        copied = torch.from_numpy(np.array(vectors, np.float32, order="C"))
+        return copied.sub_(self._mean).div_(self._scale)
 
     def query(
         self, vectors: NDArray, but: NDArray[np.int64] | None = None

@@ -15,15 +15,47 @@ from numpy.typing import NDArray
 
 from astroclip.errors import DataError, UsageError
 from astroclip.predict.flow import Flows, train_flows
-from astroclip.predict.heads import MEMBERS, TWINS, Ensemble, Head, number_loss, train_ensemble
+from astroclip.predict.heads import CUTS, MEMBERS, Ensemble, Head, number_loss, train_ensemble
 from astroclip.predict.knn import Neighbours, weigh
-from astroclip.predict.posterior import SCORES, Posterior, calibrate
+from astroclip.predict.posterior import Calibration, Posterior, calibrate
 
 METHODS = ("knn", "mlp", "flow")
 CALIBRATION_ROWS = 10_000  # of the reference, at most; coverage is then known to half a point
 FAR = 0.995  # share of the reference that lies nearer to its neighbours than what is out of the domain
 MIN_LABELS = 10  # below, nothing can be learnt but from neighbours
 FLOOR = 0.01  # narrowest posterior believed, as a share of the typical error of the method
+
+
+class Target(NamedTuple):
+    """What networks learn of labels: they are standardised, redshifts as ln(1 + z).
+
+    Attributes
+    ----------
+    centre, scale : ndarray
+        (L,) mean and standard deviation of the reference's labels, or of ln(1 + z).
+    redshift : bool
+    """
+
+    centre: NDArray[np.float64]
+    scale: NDArray[np.float64]
+    redshift: bool
+
+    @classmethod
+    def of(cls, labels: NDArray, redshift: bool) -> "Target":
+        """Return that of labels (R, L)."""
+        learnt = np.log1p(labels) if redshift else labels
+        scale = np.nanstd(learnt, 0)
+        return cls(np.nanmean(learnt, 0), np.where(scale > 0, scale, 1.0), redshift)
+
+    def of_labels(self, labels: NDArray) -> torch.Tensor:
+        """Return what is learnt of labels (..., L)."""
+        learnt = np.log1p(labels) if self.redshift else labels
+        return torch.from_numpy((learnt - self.centre) / self.scale).float()
+
+    def to_labels(self, outputs: torch.Tensor) -> NDArray[np.float64]:
+        """Return the labels (..., L) that a network's outputs mean."""
+        learnt = outputs.double().numpy() * self.scale + self.centre
+        return np.expm1(learnt) if self.redshift else learnt
 
 
 class NumberPredictor(NamedTuple):
@@ -38,14 +70,14 @@ class NumberPredictor(NamedTuple):
         (R, L) what each neighbour contributes: its label (knn) or the held-out error on it (mlp); NaN where
         there is none.
     network : Ensemble, Flows or None
-    centre, scale : ndarray
-        (L,) mean and standard deviation of the reference's labels.
+    target : Target
+        Of the network.
     lowest, highest : ndarray
-        (L,) smallest and largest of them.
+        (L,) smallest and largest of the reference's labels.
     floor : ndarray
         (L,) the narrowest posterior that is believed.
-    calibration : ndarray
-        (L, Q) the normal scores at which the levels stand.
+    calibration : list of Calibration
+        Of each label.
     far : float
         Mean distance to the neighbours beyond which a row is out of the domain.
     """
@@ -54,12 +86,11 @@ class NumberPredictor(NamedTuple):
     neighbours: Neighbours
     beside: NDArray[np.float64]
     network: Ensemble | Flows | None
-    centre: NDArray[np.float64]
-    scale: NDArray[np.float64]
+    target: Target
     lowest: NDArray[np.float64]
     highest: NDArray[np.float64]
     floor: NDArray[np.float64]
-    calibration: NDArray[np.float64]
+    calibration: list[Calibration]
     far: float
 
     def predict(self, vectors: NDArray) -> tuple[list[Posterior], NDArray[np.bool_]]:
@@ -68,24 +99,21 @@ class NumberPredictor(NamedTuple):
         `vectors` are (N, D), all finite.
         """
         distance, index = self.neighbours.query(vectors)
-        mean = None
-        if isinstance(self.network, Ensemble):
-            mean = self.network.mean(self.neighbours.standardise(vectors)).double().numpy()
-            mean = mean * self.scale + self.centre
-        samples = self._flow_samples(vectors) if isinstance(self.network, Flows) else None
-        posteriors = _posteriors(self, distance, index, mean, samples)
+        drawn = _draw(self, self.neighbours.standardise(vectors))
+        posteriors = _posteriors(self, distance, index, drawn)
         calibrated = [p.calibrated(c) for p, c in zip(posteriors, self.calibration, strict=True)]
         return calibrated, distance.mean(1) > self.far
 
-    def _flow_samples(self, vectors: NDArray) -> NDArray[np.float64]:
-        """Return samples (N, samples, L) in the labels' units."""
-        assert isinstance(self.network, Flows)
-        drawn = self.network.sample(self.neighbours.standardise(vectors)).double().numpy()
-        return drawn * self.scale + self.centre
-
 
 def fit_numbers(
-    vectors: NDArray, labels: NDArray, *, method: str, k: int = 64, head: Head, seed: int = 0
+    vectors: NDArray,
+    labels: NDArray,
+    *,
+    method: str,
+    k: int = 64,
+    head: Head,
+    seed: int = 0,
+    redshift: bool = False,
 ) -> NumberPredictor:
     """Fit a predictor of numbers on a reference, and calibrate it there.
 
@@ -103,59 +131,82 @@ def fit_numbers(
         Sizes of the networks of ``mlp``.
     seed
         Of all that is drawn.
+    redshift
+        Whether the labels are redshifts, all > -1.
 
     Raises
     ------
     DataError
-        If a label has no finite value, or is the same everywhere.
+        If a label has no finite value.
     UsageError
         If there are too few labels for the method.
     """
     _check(labels, method)
-    neighbours = Neighbours(vectors, k)
-    centre, scale = np.nanmean(labels, 0), np.nanstd(labels, 0)
-    scale = np.where(scale > 0, scale, 1.0)
+    neighbours, target = Neighbours(vectors, k), Target.of(labels, redshift)
+    spread = np.nanstd(labels, 0)
+    spread = np.where(spread > 0, spread, 1.0)
     fitted = NumberPredictor(
-        method, neighbours, labels, None, centre, scale, np.nanmin(labels, 0), np.nanmax(labels, 0),
-        FLOOR * scale, np.tile(SCORES, (labels.shape[1], 1)), np.inf,
+        method, neighbours, labels, None, target, np.nanmin(labels, 0), np.nanmax(labels, 0),
+        FLOOR * spread, [Calibration.none()] * labels.shape[1], np.inf,
     )  # fmt: skip
     if len(vectors) < 2:
         return fitted
-    rows = np.random.default_rng(seed).permutation(len(vectors))[:CALIBRATION_ROWS]
-    mean, samples, twins = None, None, None
-    x, target = neighbours.standardise(vectors), torch.from_numpy((labels - centre) / scale).float()
     if method == "mlp":
-        network, out = train_ensemble(x, labels.shape[1], number_loss(target), head, seed)
-        twins = out.double().numpy() * scale + centre
-        fitted = fitted._replace(network=network, beside=labels - twins.mean(0))
-        mean = twins.mean(0)[rows]
-    elif method == "flow":
-        flows, unseen = train_flows(x, target, seed)
-        fitted = fitted._replace(network=flows)
-        rows = unseen.numpy()[:CALIBRATION_ROWS]
-        samples = fitted._flow_samples(vectors[rows])
-    distance, index = neighbours.query(vectors[rows], but=rows)
-    fitted = fitted._replace(far=float(np.quantile(distance.mean(1), FAR)))
-    estimate = np.stack([p.mean for p in _posteriors(fitted, distance, index, mean, samples)], 1)
+        return _fit_ensemble(fitted, labels, head, seed)
+    if method == "flow":
+        flows, unseen = train_flows(neighbours.standardise(vectors), target.of_labels(labels), seed)
+        return _calibrated(fitted._replace(network=flows), labels, unseen.numpy()[:CALIBRATION_ROWS])
+    return _calibrated(fitted, labels, _some_rows(len(vectors), seed))
+
+
+def _some_rows(rows: int, seed: int) -> NDArray[np.int64]:
+    """Draw rows to calibrate on."""
+    return np.random.default_rng(seed).permutation(rows)[:CALIBRATION_ROWS]
+
+
+def _fit_ensemble(fitted: NumberPredictor, labels: NDArray, head: Head, seed: int) -> NumberPredictor:
+    """Train an ensemble, and calibrate it with what its members say of rows they have not seen."""
+    x = fitted.neighbours.standardise(fitted.neighbours.reference)
+    loss = number_loss(fitted.target.of_labels(labels), head.bend)
+    network, out = train_ensemble(x, labels.shape[1], loss, head, seed)
+    blind = fitted.target.to_labels(out)
+    error = labels - blind.mean(0)
+    rows = _some_rows(len(labels), seed)
+    fitted = fitted._replace(network=network, beside=error)
+    fitted = _calibrated(fitted, labels, rows, blind.mean(0)[rows, None])
+    return fitted._replace(beside=error * _gain(error, blind))
+
+
+def _calibrated(
+    fitted: NumberPredictor, labels: NDArray, rows: NDArray[np.int64], drawn: NDArray | None = None
+) -> NumberPredictor:
+    """Calibrate a predictor on rows that took no part in it; none is its own neighbour."""
+    vectors, spread = fitted.neighbours.reference[rows], fitted.floor / FLOOR
+    distance, index = fitted.neighbours.query(vectors, but=rows)
+    drawn = _draw(fitted, fitted.neighbours.standardise(vectors)) if drawn is None else drawn
+    estimate = np.stack([p.mean for p in _posteriors(fitted, distance, index, drawn)], 1)
     error = np.nanstd(labels[rows] - estimate, axis=0)
-    fitted = fitted._replace(floor=np.maximum(FLOOR * error, 1e-6 * scale))
-    rough = _posteriors(fitted, distance, index, mean, samples)
-    found = [calibrate(p, labels[rows, i]) for i, p in enumerate(rough)]
-    fitted = fitted._replace(calibration=np.stack(found))
-    if twins is not None:
-        fitted = fitted._replace(beside=fitted.beside * _gain(fitted.beside, twins))
-    return fitted
+    fitted = fitted._replace(
+        floor=np.maximum(FLOOR * error, 1e-6 * spread), far=float(np.quantile(distance.mean(1), FAR))
+    )
+    rough = _posteriors(fitted, distance, index, drawn)
+    return fitted._replace(calibration=[calibrate(p, labels[rows, i]) for i, p in enumerate(rough)])
 
 
-def _gain(error: NDArray, twins: NDArray) -> NDArray[np.float64]:
-    """Return by how much (L,) all members together err less than the two that were blind to a row.
+def _gain(error: NDArray, blind: NDArray) -> NDArray[np.float64]:
+    """Return by how much (L,) all members together err less than the two that are blind to a row.
 
-    What differs between members with the same rows averages out. Their held-out outputs are `twins`
-    (2, R, L), the errors of their mean `error` (R, L).
+    What differs between members averages out. The outputs of those two are `blind` (2, R, L), the errors of
+    their mean `error` (R, L). Widths are median absolute deviations: outliers would hide what is saved.
     """
-    between = np.mean((twins[0] - twins[1]) ** 2, axis=0) / 2
-    saved = between * (1 / TWINS - 1 / MEMBERS)
-    return np.sqrt(np.clip(1 - saved / np.maximum(np.nanmean(error**2, axis=0), 1e-300), 0.25, 1))
+    between = _width(blind[0] - blind[1]) ** 2 / 2
+    saved = between * (1 / CUTS - 1 / MEMBERS)
+    return np.sqrt(np.clip(1 - saved / np.maximum(_width(error) ** 2, 1e-300), 0.25, 1))
+
+
+def _width(error: NDArray) -> NDArray[np.float64]:
+    """Return the median absolute deviation (L,) of (R, L), without NaN."""
+    return np.nanmedian(np.abs(error - np.nanmedian(error, axis=0)), axis=0)
 
 
 def _check(labels: NDArray, method: str) -> None:
@@ -172,21 +223,25 @@ def _check(labels: NDArray, method: str) -> None:
         )
 
 
+def _draw(fitted: NumberPredictor, x: torch.Tensor) -> NDArray[np.float64] | None:
+    """Return what the network says (N, M, L) of x (N, D): an ensemble its mean (M = 1), a flow samples."""
+    if isinstance(fitted.network, Ensemble):
+        return fitted.target.to_labels(fitted.network.mean(x))[:, None]
+    return fitted.target.to_labels(fitted.network.sample(x)) if fitted.network else None
+
+
 def _posteriors(
-    fitted: NumberPredictor,
-    distance: NDArray,
-    index: NDArray,
-    mean: NDArray | None,
-    samples: NDArray | None,
+    fitted: NumberPredictor, distance: NDArray, index: NDArray, drawn: NDArray | None
 ) -> list[Posterior]:
     """Return the posterior of each label, not calibrated yet."""
     result = []
     for i, floor in enumerate(fitted.floor):
-        if samples is not None:
-            result.append(Posterior.from_samples(samples[:, :, i], floor=floor))
-        elif mean is not None:
-            around = mean[:, i, None] + fitted.beside[index, i]
-            result.append(Posterior.from_samples(around, mean=mean[:, i], floor=floor))
+        beside = fitted.beside[index, i]
+        if drawn is None:
+            result.append(Posterior.from_samples(beside, weigh(distance), floor=floor))
+        elif isinstance(fitted.network, Ensemble):
+            mean = drawn[:, 0, i]
+            result.append(Posterior.from_samples(mean[:, None] + beside, mean=mean, floor=floor))
         else:
-            result.append(Posterior.from_samples(fitted.beside[index, i], weigh(distance), floor=floor))
+            result.append(Posterior.from_samples(drawn[:, :, i], floor=floor))
     return result

@@ -17,6 +17,7 @@ INTERVALS = {"L95": 0.025, "L68": 0.16, "U68": 0.84, "U95": 0.975}
 # dense in the tails; the middle 199 are evenly spread
 LEVELS = np.concatenate([[0.0005, 0.001, 0.0025], np.arange(1, 200) / 200, [0.9975, 0.999, 0.9995]])
 EVEN = (np.arange(100) + 0.5) / 100  # levels that stand for equal shares of the probability
+GROUP_ROWS, MOST_GROUPS = 500, 5  # calibrated apart: so many rows at least, so many groups at most
 CLOSE = 1e-3  # of the spread of a row's samples: two of them are told apart at this distance
 
 
@@ -98,9 +99,9 @@ class Posterior(NamedTuple):
         return self.at_score(normal_score(np.atleast_1d(level)))
 
     def at_score(self, score: NDArray) -> NDArray[np.float64]:
-        """Return the quantiles (N, Q) at normal scores (Q,)."""
+        """Return the quantiles (N, Q) at normal scores (Q,), or at those of each row (N, Q)."""
         rows = len(self.value)
-        wanted = np.broadcast_to(score, (rows, len(score)))
+        wanted = np.broadcast_to(score, (rows, score.shape[-1]))
         slope = np.broadcast_to(self.tail[:, None], wanted.shape)
         return _interpolate(wanted, np.broadcast_to(self.score, self.value.shape), self.value, slope)
 
@@ -134,31 +135,56 @@ class Posterior(NamedTuple):
         with np.errstate(invalid="ignore", divide="ignore"):
             return share / np.diff(edges) / np.where(total > 0, total, np.nan)
 
-    def calibrated(self, true_score: NDArray) -> "Posterior":
-        """Return posteriors in which level p stands where it stood for a share p of the truths.
+    def calibrated(self, calibration: "Calibration") -> "Posterior":
+        """Return posteriors in which level p stands where it stood for a share p of the truths."""
+        last = len(calibration.middle) - 1
+        at = np.interp(self.mean, calibration.middle, np.arange(last + 1.0))
+        # a mean of NaN has quantiles of NaN, whatever the group
+        lower = np.nan_to_num(np.floor(at)).astype(int)
+        upper, share = np.minimum(lower + 1, last), (at - lower)[:, None]
+        score = calibration.score[lower] * (1 - share) + calibration.score[upper] * share
+        return Posterior(self.mean, SCORES[None], self.at_score(score), self.tail)
 
-        Parameters
-        ----------
-        true_score
-            (Q,) the normal scores, in posteriors like these, of which a share `LEVELS` of the truths had
-            less: `calibrate` finds them.
-        """
-        return Posterior(self.mean, SCORES[None], self.at_score(true_score), self.tail)
+
+class Calibration(NamedTuple):
+    """What mends posteriors, by their mean: what G groups of held-out rows have shown.
+
+    Attributes
+    ----------
+    middle
+        (G,) the median of the means in each group, ascending; between two it is interpolated.
+    score
+        (G, Q) the normal scores, in posteriors like these, of which a share `LEVELS` of the truths had less.
+    """
+
+    middle: NDArray[np.float64]
+    score: NDArray[np.float64]
+
+    @classmethod
+    def none(cls) -> "Calibration":
+        """Return one that changes nothing."""
+        return cls(np.zeros(1), SCORES[None])
 
 
-def calibrate(posterior: Posterior, truth: NDArray) -> NDArray[np.float64]:
-    """Find what makes posteriors calibrated: the quantiles (Q,) of the truths' normal scores in them.
+def calibrate(posterior: Posterior, truth: NDArray) -> Calibration:
+    """Find what makes posteriors calibrated: the quantiles of the truths' normal scores in them.
 
     A conformal predictive distribution (Vovk et al. 2019; for redshifts Bordoloi et al. 2010, MNRAS 406,
-    881, with cross-validation): on rows drawn like these, intervals cover what they promise up to 1/n.
+    881, with cross-validation), in up to 5 groups of equally many rows by predicted value, so that it holds
+    at low redshifts and at high ones: on rows drawn like these, intervals cover what they promise up to 1/n.
     The rows must not have taken part in making the posteriors. Rows with NaN are left out; with fewer than
     2 left, nothing is changed.
     """
     score = posterior.score_of(truth[:, None])[:, 0]
-    score = score[np.isfinite(score)]
+    known = np.isfinite(score)
+    mean, score = posterior.mean[known], score[known]
     if len(score) < 2:
-        return SCORES.copy()
-    return Posterior.from_samples(score[None]).at_score(SCORES)[0]
+        return Calibration.none()
+    groups = np.array_split(
+        mean.argsort(kind="stable"), int(np.clip(len(score) // GROUP_ROWS, 1, MOST_GROUPS))
+    )
+    found = [Posterior.from_samples(score[None, rows]).at_score(SCORES)[0] for rows in groups]
+    return Calibration(np.array([np.median(mean[rows]) for rows in groups]), np.stack(found))
 
 
 def _interpolate(x: NDArray, knots: NDArray, values: NDArray, slope: NDArray) -> NDArray[np.float64]:

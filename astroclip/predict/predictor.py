@@ -3,7 +3,7 @@
 Shapes: R reference rows, N rows, D width.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -217,12 +217,12 @@ def fit_predictor(
     if method == "auto":
         method = "mlp" if rows >= MLP_LABELS else "knn"
     k = k or (min(NEIGHBOURS, max(5, rows // 8)) if method == "knn" else NEIGHBOURS)
-    options = {"k": k, "head": HEADS[task], "seed": seed}
+    options: dict[str, Any] = {"method": method, "k": k, "head": HEADS[task], "seed": seed}
     fitted: NumberPredictor | VotePredictor
     if labels.questions:
-        fitted = fit_votes(vectors, values, labels.questions, method=method, **options)  # type: ignore[arg-type]
+        fitted = fit_votes(vectors, values, labels.questions, **options)
     else:
-        fitted = fit_numbers(vectors, values, method=method, **options)  # type: ignore[arg-type]
+        fitted = fit_numbers(vectors, values, redshift=task == "redshift", **options)
     widths = tuple(int(np.prod(reference.shapes[name])) for name in inputs)
     few = rows < max(k, ENOUGH_LABELS)
     return Predictor(

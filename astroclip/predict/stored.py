@@ -18,13 +18,14 @@ from astroclip.predict.flow import Flows, make_flows
 from astroclip.predict.heads import Ensemble
 from astroclip.predict.knn import Neighbours
 from astroclip.predict.labels import Labels
-from astroclip.predict.numbers import NumberPredictor
+from astroclip.predict.numbers import NumberPredictor, Target
+from astroclip.predict.posterior import Calibration
 from astroclip.predict.predictor import Predictor
 from astroclip.predict.votes import VotePredictor
 
 NUMBERS, SETTINGS = "predictor.safetensors", "predictor.yaml"
-FORMAT = "astroclip predictor 1"
-NUMBER_ARRAYS = ("beside", "centre", "scale", "lowest", "highest", "floor", "calibration")
+FORMAT = "astroclip predictor 2"
+NUMBER_ARRAYS = ("beside", "lowest", "highest", "floor")
 VOTE_ARRAYS = ("fractions", "temperature")
 
 
@@ -40,9 +41,13 @@ def save_predictor(predictor: Predictor, directory: str | Path, *, overwrite: bo
     if (directory / SETTINGS).exists() and not overwrite:
         raise UsageError(f"{directory}: has a predictor already; replace it with --overwrite")
     arrays: dict[str, NDArray] = {"vectors": fitted.neighbours.reference}
-    arrays |= {
-        name: getattr(fitted, name) for name in (*NUMBER_ARRAYS, *VOTE_ARRAYS) if hasattr(fitted, name)
-    }
+    if isinstance(fitted, NumberPredictor):
+        arrays |= {name: getattr(fitted, name) for name in NUMBER_ARRAYS}
+        arrays |= {"target.centre": fitted.target.centre, "target.scale": fitted.target.scale}
+        for i, calibration in enumerate(fitted.calibration):
+            arrays |= {f"calibration.{i}.{name}": value for name, value in calibration._asdict().items()}
+    else:
+        arrays |= {name: getattr(fitted, name) for name in VOTE_ARRAYS}
     arrays |= _network_arrays(fitted.network)
     if predictor.agreement:
         arrays |= {"pair_centre": predictor.agreement.centre, "pair_scale": predictor.agreement.scale}
@@ -117,10 +122,16 @@ def _build(said: dict[str, Any], arrays: dict[str, NDArray]) -> Predictor:
             said["method"], questions, neighbours, arrays["fractions"], network, arrays["temperature"], far
         )
     else:
-        numbers = {name: arrays[name] for name in NUMBER_ARRAYS}
+        numbers: dict[str, Any] = {name: arrays[name] for name in NUMBER_ARRAYS}
+        target = Target(arrays["target.centre"], arrays["target.scale"], said["task"] == "redshift")
+        calibration = [
+            Calibration(arrays[f"calibration.{i}.middle"], arrays[f"calibration.{i}.score"])
+            for i in range(len(target.centre))
+        ]
         fitted = NumberPredictor(
-            method=said["method"], neighbours=neighbours, network=network, far=far, **numbers
-        )
+            method=said["method"], neighbours=neighbours, network=network, far=far, target=target,
+            calibration=calibration, **numbers,
+        )  # fmt: skip
     width = len(arrays["fractions"][0]) if questions else arrays["beside"].shape[1]
     names, units, columns = (tuple(map(str, said[name])) for name in ("names", "units", "columns"))
     labels = Labels(names, units, columns, np.zeros((0, width)), questions)

@@ -28,7 +28,7 @@ wheel: .venv/.installed
 	$(PYTHON) -m venv .wheel-venv
 	.wheel-venv/bin/pip install --quiet dist/*.whl
 	cd dist && ../.wheel-venv/bin/astroclip --version && ../.wheel-venv/bin/astroclip --help >/dev/null
-	cd dist && ../.wheel-venv/bin/astroclip --json models init mini -o model >/dev/null && rm -rf model
+	cd dist && ../.wheel-venv/bin/astroclip --json models info mini >/dev/null
 	rm -rf .wheel-venv
 
 # The model that ships, from nothing: some hours on 2 cores, 50 GB of disk; a run that was stopped goes on.

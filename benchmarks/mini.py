@@ -37,8 +37,8 @@ TIMES_CHANCE = 10  # goal of retrieval
 CAUTION = """**Trained on mock galaxies, for learning and testing, not for publication.** The released
 weights are one command away: `astroclip models pull astroclip`.
 
-Real spectra are not like mock ones in all respects: of three DESI galaxies tried, one redshift came out within
-0.01. Its reference set is another part of the same mock sky.
+Real spectra are not like mock ones in all respects: of four DESI galaxies tried, one redshift came out
+within 0.01. Its reference set is another part of the same mock sky.
 """
 
 

@@ -130,6 +130,41 @@ def test_stamps_of_a_real_image(survey_data, tiny_model, tmp_path, image, middle
     assert np.ptp(embedding[:3], axis=0).max() > 1e-4
 
 
+def test_mini_estimates_from_real_stamps(survey_data, tmp_path):
+    """Redshifts and votes of the shipped model; names of votes have hyphens, of which fitsverify warns."""
+    path = survey_data / "legacysurvey" / "cutout_59.1067_-30.4848.fits"
+    ra, dec = 59.1067 + np.array([0.0, 30, 3]) * PIXSCALE / 3600 * [1, 1, 1e4], np.full(3, -30.4848)
+    fitsio.write(tmp_path / "positions.fits", [ra, dec], names=["RA", "DEC"], units=["deg", "deg"])
+    run("embed", tmp_path / "positions.fits", "--images", path, "-o", tmp_path / "embedded.fits")
+    run("predict", "redshift", tmp_path / "embedded.fits", "--method", "knn", "-o", tmp_path / "z.fits")
+    assert_everybody_reads(tmp_path / "z.fits", 1)
+    estimates = fitsio.read(tmp_path / "z.fits")
+    edges = [estimates[f"Z_PHOT_{name}"] for name in ("L95", "L68", "MEDIAN", "U68", "U95")]
+    assert (np.diff(np.array(edges)[:, :2], axis=0) > 0).all()
+    assert (estimates["Z_PHOT_MEAN"][:2] < 1.7).all()
+    assert list(np.isnan(estimates["Z_PHOT_MEAN"])) == [False, False, True]
+    run("predict", "morphology", tmp_path / "embedded.fits", "--method", "knn", "-o", tmp_path / "votes.fits")
+    assert fitsverify(tmp_path / "votes.fits").endswith(" 0 errors")
+    votes = fitsio.read(tmp_path / "votes.fits")
+    answers = ["smooth", "featured-or-disk", "artifact"]
+    shares = np.stack([votes[f"smooth-or-featured_{answer}_fraction"] for answer in answers])
+    np.testing.assert_allclose(shares[:, :2].sum(0), 1, atol=1e-5)
+    assert [str(name).strip() for name in votes["smooth-or-featured_answer"][:2]] == [
+        answers[i] for i in shares[:, :2].argmax(0)
+    ]
+
+
+def test_mini_finds_the_redshift_of_a_real_galaxy(survey_data, tmp_path):
+    """Of a luminous red galaxy of DESI; rows without data are kept and flagged."""
+    source = survey_data / "desi" / "coadd-sv3-dark-26065.fits.gz"
+    report = run("predict", "redshift", source, "--method", "knn", "-o", tmp_path / "z.fits")
+    assert (report["rows"], report["predicted"]) == (5, 2)
+    table = fitsio.read(tmp_path / "z.fits", ext="FIBERMAP")
+    row = table[table["TARGETID"] == 39627866878511337][0]
+    assert abs(row["Z_PRED_MEAN"] - 0.83648) / 1.83648 < 0.01
+    assert row["Z_PRED_L95"] < 0.83648 < row["Z_PRED_U95"]
+
+
 def test_sdss_spectra_of_a_folder(survey_data, tiny_model, tmp_path):
     catalog = tmp_path / "plates.fits"
     columns = {"PLATE": [295, 2580, 1], "MJD": [51585, 54092, 1], "FIBERID": [596, 470, 1]}

@@ -68,8 +68,8 @@ def test_convert(run, tmp_path):
 
 def test_list_and_pull_offline(run):
     rows = json.loads(run("--json", "models", "list"))
-    assert [row["name"] for row in rows] == ["astroclip", "astrodino", "specformer"]
-    assert rows[0]["path"] == "not pulled"
+    assert [row["name"] for row in rows] == ["mini", "astroclip", "astrodino", "specformer"]
+    assert rows[1]["path"] == "not pulled"
     assert "polymathic-ai/astroclip" in run("models", "list")
     with pytest.raises(CheckpointError, match="no network is to be used"):
         run("models", "pull", "astroclip", "--offline")

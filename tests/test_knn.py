@@ -9,12 +9,13 @@ from sklearn.preprocessing import StandardScaler
 
 from astroclip.errors import DataError
 from astroclip.predict import knn
-from astroclip.predict.knn import Neighbours, summarise, weigh
+from astroclip.predict.knn import Neighbours, weigh
+from astroclip.predict.posterior import Posterior
 
 
 def predict(train, labels, test, k: int, standardise: bool = True) -> np.ndarray:
     distance, index = Neighbours(train, k, standardise).query(test)
-    return summarise(labels[index], weigh(distance)).mean
+    return Posterior.from_samples(labels[index], weigh(distance)).mean
 
 
 def oracle(train: np.ndarray, labels: np.ndarray, test: np.ndarray, k: int) -> np.ndarray:
@@ -91,23 +92,6 @@ def test_no_query_and_no_reference(rng):
     assert distance.shape == index.shape == (0, 2)
     with pytest.raises(DataError, match="no row"):
         Neighbours(train[:0], 2)
-
-
-def test_quantiles_of_equal_weights_are_the_sample_quantiles(rng):
-    labels = rng.normal(size=(3, 4001))
-    summary = summarise(labels, np.full(labels.shape, 1 / labels.shape[1]))
-    np.testing.assert_allclose(summary.quantiles["MEDIAN"], np.median(labels, 1), atol=1e-12)  # odd number
-    np.testing.assert_allclose(summary.quantiles["L68"], np.quantile(labels, 0.16, axis=1), atol=5e-3)
-    np.testing.assert_allclose(summary.std, labels.std(1), rtol=1e-12)
-    names = ["L95", "L68", "MEDIAN", "U68", "U95"]
-    assert np.all(np.diff([summary.quantiles[name] for name in names], axis=0) > 0)
-
-
-def test_a_heavy_neighbour_draws_every_quantile():
-    summary = summarise(np.array([[0.0, 1.0, 2.0]]), np.array([[0.01, 0.98, 0.01]]))
-    for name in ("L68", "MEDIAN", "U68"):
-        assert summary.quantiles[name][0] == 1
-    assert summary.mean[0] == pytest.approx(1)
 
 
 @pytest.mark.parametrize("near", [False, True])

@@ -1,10 +1,9 @@
-"""k-nearest-neighbour estimates: exact neighbours in blocks, and what their labels say.
+"""k nearest neighbours: exact, in blocks, and how much each of them weighs.
 
 Shapes: R reference rows, N query rows, D width, k neighbours.
 """
 
 from collections.abc import Iterator
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -19,7 +18,6 @@ RERANKED_BLOCK = 1 << 20  # numbers held while re-ranking; fresh memory costs mo
 SPARE = 32  # neighbours kept beyond k before re-ranking: float32 distances order near ones wrongly
 SPARE_BF16 = 96  # the same for bfloat16 products
 GROUP = 32  # reference rows of which only the nearest is looked at first
-QUANTILES = {"L95": 0.025, "L68": 0.16, "MEDIAN": 0.5, "U68": 0.84, "U95": 0.975}
 
 
 class Neighbours:
@@ -177,35 +175,9 @@ def _has_bf16() -> bool:
     return any(supported() for supported in known if supported)
 
 
-class Summary(NamedTuple):
-    """Weighted mean, standard deviation and quantiles of the neighbours' labels, each (N,)."""
-
-    mean: NDArray[np.float64]
-    std: NDArray[np.float64]
-    quantiles: dict[str, NDArray[np.float64]]
-
-
 def weigh(distance: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return inverse-distance weights (N, k) that sum to 1; neighbours at distance 0 share all the weight."""
     same = distance == 0
     with np.errstate(divide="ignore"):
         weight = np.where(same.any(1, keepdims=True), same.astype(np.float64), 1 / distance)
     return weight / weight.sum(1, keepdims=True)
-
-
-def summarise(labels: NDArray, weight: NDArray[np.float64]) -> Summary:
-    """Summarise the labels (N, k) of weighted neighbours.
-
-    A quantile (`QUANTILES`) is the smallest label at which the summed weight reaches its level.
-    """
-    mean = (weight * labels).sum(1)
-    std = np.sqrt((weight * (labels - mean[:, None]) ** 2).sum(1))
-    order = labels.argsort(1, kind="stable")
-    labels, weight = np.take_along_axis(labels, order, 1), np.take_along_axis(weight, order, 1)
-    reached = weight.cumsum(1)
-    last = labels.shape[1] - 1  # rounding may leave the sum of weights below the highest level
-    quantiles = {}
-    for name, level in QUANTILES.items():
-        at = np.minimum((reached < level).sum(1, keepdims=True), last)
-        quantiles[name] = np.take_along_axis(labels, at, 1)[:, 0]
-    return Summary(mean, std, quantiles)

@@ -3,6 +3,7 @@
 Nothing here reads or writes; nothing elsewhere spells one of these names or numbers again.
 """
 
+from collections.abc import Iterable
 from enum import IntEnum, IntFlag, StrEnum
 from typing import NamedTuple
 
@@ -47,6 +48,13 @@ DEC_NAMES = (
 )
 # a spectroscopic redshift; Z is DESI's, the last two come with labels that crossmatch joins to some rows
 REDSHIFT_NAMES = ("Z_SPEC", "ZSPEC", "SPEC_Z", "Z", "Z_HP", "REDSHIFT")
+
+
+def redshift_names(columns: Iterable[str]) -> list[str]:
+    """Return what may name a redshift in a table of these columns: Z beside G and R is a magnitude."""
+    magnitudes = {"G", "R"} <= {name.upper() for name in columns}
+    return [name for name in REDSHIFT_NAMES if not (magnitudes and name == "Z")]
+
 
 IMAGE_EMBEDDING = "IMAGE_EMBEDDING"
 SPECTRUM_EMBEDDING = "SPECTRUM_EMBEDDING"

@@ -12,6 +12,7 @@ from astroclip.schema import (
     REDSHIFT_NAMES,
     SFR_NAMES,
     SPECTRUM_EMBEDDING,
+    redshift_names,
 )
 
 KINDS = ("redshift", "property", "morphology", "retrieval")
@@ -87,7 +88,8 @@ def _find_estimates(
         if not predicted and is_redshift != (prefix in REDSHIFTS):
             continue
         names = TRUE_REDSHIFTS if is_redshift else TRUE_PROPERTIES.get(prefix.upper(), (prefix,))
-        true = catalog.find(*names)
+        possible = redshift_names(catalog.columns)  # not a magnitude Z
+        true = catalog.find(*(name for name in names if name in possible or name not in REDSHIFT_NAMES))
         rate = None if true or truth or prefix.upper() != "LOGSSFR" else _find_rate(catalog)
         if truth:
             true = catalog.column(truth).name

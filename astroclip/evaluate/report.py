@@ -13,13 +13,14 @@ from astroclip import __version__
 from astroclip.catalog import Catalog, open_catalog
 from astroclip.errors import DataError, UsageError
 from astroclip.evaluate.figures import draw_evaluation, draw_maps
-from astroclip.evaluate.find import TRUE_REDSHIFTS, find_targets, finds_retrieval
+from astroclip.evaluate.find import find_targets, finds_retrieval
 from astroclip.evaluate.gallery import draw_galleries, find_pixels
 from astroclip.evaluate.read import read_rows
 from astroclip.evaluate.score import Evaluation, Score, score_retrieval, score_target
 from astroclip.evaluate.splits import Splits
 from astroclip.evaluate.targets import PUBLISHED_VOTES
 from astroclip.plots import write_figure
+from astroclip.schema import redshift_names
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -111,7 +112,12 @@ def evaluate_table(
                 "(astroclip predict --help), or name columns: --truth COLUMN --predicted PREFIX"
             )
         known = [target.against for target in targets if target.kind == "redshift"]
-        splits = Splits(catalog, magnitude, snr, redshift or next(iter(known), catalog.find(*TRUE_REDSHIFTS)))
+        splits = Splits(
+            catalog,
+            magnitude,
+            snr,
+            redshift or next(iter(known), catalog.find("Z_TRUE", *redshift_names(catalog.columns))),
+        )
         check_folder(output, overwrite)
         pixels = find_pixels(catalog, images, spectra) if retrieves and figures else None
         held = read_rows(catalog, targets, splits, retrieves, unflagged, progress)

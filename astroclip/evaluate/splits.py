@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from astroclip.catalog import Catalog
-from astroclip.schema import DEC_NAMES, EMBED_FLAG, PREDICT_FLAG, REDSHIFT_NAMES
+from astroclip.schema import DEC_NAMES, EMBED_FLAG, PREDICT_FLAG, redshift_names
 
 MAGNITUDES = ("MAG_R", "R_MAG", "DERED_MAG_R")
 FLUXES = ("FLUX_R",)  # nanomaggies
@@ -58,7 +58,7 @@ class Splits:
 
         found = {
             "magnitude": column(magnitude, *MAGNITUDES),
-            "redshift": column(redshift, *REDSHIFT_NAMES),
+            "redshift": column(redshift, *redshift_names(catalog.columns)),
             "snr": column(snr, *SNRS),
             "flux": None if column(magnitude, *MAGNITUDES) else catalog.find(*FLUXES),
             "photsys": catalog.find("PHOTSYS"),

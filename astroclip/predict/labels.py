@@ -12,11 +12,11 @@ from astroclip.errors import DataError, UsageError
 from astroclip.predict.heads import Head
 from astroclip.predict.reference import Reference
 from astroclip.predict.votes import Questions
-from astroclip.schema import GALAXY_ZOO, LOGSFR_NAMES, PROPERTIES, REDSHIFT_NAMES, SFR_NAMES
+from astroclip.schema import GALAXY_ZOO, LOGSFR_NAMES, PROPERTIES, REDSHIFT_NAMES, SFR_NAMES, redshift_names
 
 TASKS = ("redshift", "properties", "morphology", "label")
-# Differs from Parker+24: one layer of 32 with dropout and squared errors doubles the scatter of redshifts, and
-# three layers of 256 with dropout 0.2 are no better at votes than these
+# Differs from Parker+24: one layer of 32 with dropout and squared errors doubles the scatter of redshifts;
+# three of 256 with dropout 0.2 are no better at votes than these
 HEADS = {task: Head((64, 64), dropout=0.1) for task in TASKS}
 HEADS["redshift"] = Head((128, 128, 128), dropout=0.0, bend=0.03)
 MIN_VOTES = 3  # on a question; with fewer a galaxy says nothing about it
@@ -112,7 +112,7 @@ def _numbers(reference: Reference, columns: dict[str, str]) -> Labels:
 
 def _redshift(reference: Reference, label: str | None) -> Labels:
     """Read the redshift, in a named column or in one of a usual name."""
-    column = reference.column(label) if label else reference.find(*REDSHIFT_NAMES)
+    column = reference.column(label) if label else reference.find(*redshift_names(reference.shapes))
     if column is None:
         raise _lacks(reference, "redshift", REDSHIFT_NAMES)
     labels = _numbers(reference, {"Z": column})

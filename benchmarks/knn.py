@@ -34,7 +34,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--rows", type=int, default=20_000)
     parser.add_argument("--width", type=int, default=256)
-    parser.add_argument("--queries", type=int, default=1024)
+    parser.add_argument("--queries", type=int, default=4096)
     parser.add_argument("--noise", action="store_true")
     parser.add_argument("--alone", action="store_true", help="without scikit-learn")
     args = parser.parse_args()

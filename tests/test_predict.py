@@ -165,9 +165,14 @@ def test_densities_lie_on_the_grid(sky, tmp_path):
     with h5py.File(tmp_path / "pdf.hdf5") as file:
         grid, density = file["meta/xvals"][0], file["data/yvals"][()]
         assert file["meta/pdf_name"][0] == b"interp"
-    assert grid[[0, -1]].tolist() == [0, 3]
+    assert grid[[0, 1, -1]].tolist() == [0, 0.001, 3]  # from spectra
     middle = (density * grid).sum(1) / density.sum(1)
     assert np.median(np.abs(middle - table["Z_PRED_MEDIAN"])) < 0.01
+    np.testing.assert_allclose(density.sum(1) * 0.001, 1, atol=0.01)
+    from_image = options | {"use": "image", "pdf": tmp_path / "image.hdf5"}
+    predict_catalog(sky / "new.fits", "redshift", tmp_path / "i.fits", **from_image)
+    with h5py.File(tmp_path / "image.hdf5") as file:
+        assert file["data/yvals"].shape == (1500, 301)
     with pytest.raises(UsageError, match="exists already"):
         predict_catalog(sky / "new.fits", "redshift", tmp_path / "p.fits", **options)
     with pytest.raises(UsageError, match="one number"):

@@ -18,14 +18,15 @@ from astroclip.predict.posterior import Posterior
 from astroclip.predict.predictor import Predictor
 
 POINTS = 301
-MAX_REDSHIFT = 3.0  # the grid 0 to 3 is what photometric redshifts are exchanged on
+FINE_POINTS = 3001  # of redshifts with a spectrum, which are known to a few thousandths
+MAX_REDSHIFT = 3.0  # the grid 0 to 3 in steps of 0.01 is what photometric redshifts are exchanged on
 
 
 class PdfFile:
     """Writes densities block by block; the file gets its name when it is complete.
 
-    Densities are normalised on the grid: 0 to 3 for redshifts, else the range of the reference's labels and
-    half of it on both sides. A row without a prediction has NaN.
+    Densities are normalised on the grid: for redshifts 0 to 3 in steps of 0.01 (from images) or 0.001, else
+    the range of the reference's labels and half of it on both sides. A row without a prediction has NaN.
 
     Raises
     ------
@@ -42,13 +43,13 @@ class PdfFile:
         low, high = float(predictor.fitted.lowest[0]), float(predictor.fitted.highest[0])
         margin = (high - low) / 2
         ends = (0.0, MAX_REDSHIFT) if predictor.task == "redshift" else (low - margin, high + margin)
-        self.grid = np.linspace(*ends, POINTS)
+        self.grid = np.linspace(*ends, FINE_POINTS if predictor.names == ("Z_PRED",) else POINTS)
         self._rows, self._done = rows, 0
         self._beside = self.path.with_name(f"{self.path.name}.part")
 
     def write(self, posteriors: list[Posterior], usable: NDArray[np.bool_]) -> None:
         """Write the next rows; `posteriors` are those of the `usable` ones."""
-        density = np.full((len(usable), POINTS), np.nan)
+        density = np.full((len(usable), len(self.grid)), np.nan, np.float32)
         density[usable] = posteriors[0].density(self.grid)
         self._data[self._done : self._done + len(usable)] = density
         self._done += len(usable)
@@ -58,7 +59,7 @@ class PdfFile:
         self._file["meta/pdf_name"] = np.array([b"interp"])
         self._file["meta/pdf_version"] = np.array([0])
         self._file["meta/xvals"] = self.grid[None]
-        self._data = self._file.create_dataset("data/yvals", (self._rows, POINTS), "f8")
+        self._data = self._file.create_dataset("data/yvals", (self._rows, len(self.grid)), "f4")
         return self
 
     def __exit__(

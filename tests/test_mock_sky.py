@@ -84,7 +84,10 @@ def test_every_planted_kind_is_there_and_reads_as_planted(truth):
     assert not truth["HAS_IMAGE"][np.isin(truth["KIND"], ("no_image", "sky", "stuck"))].any()
 
 
-@pytest.mark.parametrize(("sample", "low", "high"), [("BGS", 0.0, 0.6), ("LRG", 0.3, 1.1), ("ELG", 0.6, 1.6)])
+@pytest.mark.parametrize(
+    ("sample", "low", "high"),
+    [("BGS", 0.0, 0.6), ("LRG", 0.3, 1.1), ("ELG", 0.6, 1.6), ("SCND", 0.0, 1.3)],
+)
 def test_samples_pass_desi_cuts(truth, sample, low, high):
     rows = galaxies(truth, sample)
     clear = rows["FLUX"] / transmission(rows["EBV"])
@@ -92,6 +95,23 @@ def test_samples_pass_desi_cuts(truth, sample, low, high):
     assert targets.is_target(sample, clear).all()
     assert (rows["Z_TRUE"] > low).all()
     assert (rows["Z_TRUE"] < high).all()
+
+
+def test_secondary_targets_are_of_all_kinds():
+    made = targets.draw_galaxies("SCND", 3000, np.random.default_rng(5))
+    low, high = np.percentile(made.redshift, [2, 98])
+    assert low < 0.05
+    assert high > 1
+    assert (made.log_mass > targets.SCND_MASS[0]).all()
+    assert (made.log_mass < targets.SCND_MASS[1]).all()
+    dwarfs = made.log_mass < targets.DWARF
+    assert dwarfs.sum() > 100
+    quiescent = made.log_sfr - made.log_mass < -11
+    assert not quiescent[dwarfs].any()
+    assert quiescent.mean() > 0.1
+    near = (made.redshift > 0.3) & (made.redshift < 0.45)  # BGS has bright ones there, LRG red ones
+    oxygen = made.lines[near][:, list(lines.LINES).index("OIII_5007")]
+    assert (oxygen > 20).mean() > 0.05  # 1e-17 erg/s/cm2
 
 
 def test_physics_is_that_of_galaxies(truth):

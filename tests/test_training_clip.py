@@ -2,7 +2,7 @@
 
 import math
 import multiprocessing
-from itertools import islice, product
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +19,7 @@ from astroclip.models.checkpoint import convert_checkpoint, load_weights, save_m
 from astroclip.models.clip import build_model
 from astroclip.pairs import SplitSettings, write_pairs
 from astroclip.schema import Split
-from astroclip.training.clip import ClipModule, flip_and_turn
+from astroclip.training.clip import ClipModule
 from astroclip.training.data import make_loader
 from astroclip.training.galaxies import Galaxies
 from astroclip.training.ranks import gather_rows
@@ -102,7 +102,8 @@ def test_golden_loss_and_gradients(golden, tmp_path):
     embeddings = module.model.encode_image(pixels), module.model.encode_spectrum(flux)
     listen(module)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "_encode", lambda batch, augment: embeddings)  # the inputs are prepared
+        none = torch.zeros(())
+        patch.setattr(module, "_learn", lambda batch: (*embeddings, none))  # the inputs are prepared
         loss = module.training_step({}, 0)
     assert loss.item() == pytest.approx(float(expected["clip_train_loss_eval_mode"]), rel=1e-5)
     loss.backward()
@@ -227,7 +228,7 @@ def test_frozen_encoders_stay_and_see_no_dropout(encoders, train_encoders):
             assert_close(before[name], tensor, rtol=0, atol=0, msg=f"{side}: {name}")
     batch = make_batch(4)
     with torch.no_grad():
-        twice = [module._encode(batch, augment=False)[1] for _ in range(2)]
+        twice = [module._learn(batch)[1] for _ in range(2)]
     assert torch.equal(*twice) != train_encoders  # the spectrum encoder has dropout, the heads have none
     listen(module)
     step(module, batch, make_optimizer(module))
@@ -302,24 +303,10 @@ class LightningLike:
 def test_bad_pixels_are_filled_and_missing_columns_do_without():
     module = ClipModule(make_clip()).eval()
     batch = make_batch(4)
-    assert all(embedding.isfinite().all() for embedding in module._encode(batch, augment=False))
+    assert all(embedding.isfinite().all() for embedding in module._learn(batch))
     published = {name: batch[name] for name in ("image", "flux", "rows")}
-    _, spectrum = module._encode(published, augment=False)
-    assert not torch.equal(spectrum, module._encode(batch, augment=False)[1])
-
-
-def test_each_galaxy_is_flipped_and_turned_in_one_of_8_ways():
-    torch.manual_seed(0)
-    images = torch.randn(400, 3, 4, 4)
-    shown = flip_and_turn(images)
-    ways = [
-        np.rot90(images.numpy()[..., ::flip], turn, axes=(-2, -1))
-        for flip, turn in product((1, -1), range(4))
-    ]
-    which = np.stack([(way == shown.numpy()).all(axis=(1, 2, 3)) for way in ways])
-    assert (which.sum(axis=0) == 1).all()  # of itself, whole, and one way only
-    assert which.sum(axis=1).min() > 25
-    assert not torch.equal(flip_and_turn(images), shown)
+    _, spectrum, _ = module._learn(published)
+    assert not torch.equal(spectrum, module._learn(batch)[1])
 
 
 # --- retrieval --------------------------------------------------------------------------------------------

@@ -136,8 +136,8 @@ def make_fibermap(part: Table) -> Table:
 
 
 def target_bits(part: Table) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return DESI_TARGET and BGS_TARGET: bits 0 LRG, 1 ELG, 32 SKY, 60 BGS_ANY; 1 BGS_BRIGHT."""
-    bits = {"LRG": 1, "ELG": 2, "BGS": 1 << 60}
+    """Return DESI_TARGET and BGS_TARGET: bits 0 LRG, 1 ELG, 32 SKY, 60 BGS_ANY, 62 SCND_ANY; 1 BGS_BRIGHT."""
+    bits = {"LRG": 1, "ELG": 2, "BGS": 1 << 60, "SCND": 1 << 62}
     desi = np.zeros(len(part), np.int64)
     for sample, bit in bits.items():
         desi[part["SAMPLE"] == sample] = bit

@@ -17,7 +17,7 @@ from astroclip.mock.truth import (
     transmission,
 )
 
-SAMPLE_SHARE = {"BGS": 0.6, "LRG": 0.2, "ELG": 0.2}
+SAMPLE_SHARE = {"BGS": 0.5, "LRG": 0.2, "ELG": 0.15, "SCND": 0.15}
 FILE_LOST_SHARE = 0.5  # of the no_coadd rows: at most so many because their whole coadd file is missing
 
 

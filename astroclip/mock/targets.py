@@ -15,8 +15,13 @@ Array = NDArray[np.floating]
 
 EVOLUTION = 1.2  # mag brighter per unit redshift at fixed type (Loveday et al. 2012: 0.7 to 1.7)
 YOUNG = np.array([0.0, 1.0, 1.0, 0.0, 1.0])  # the templates with young stars; their amplitudes grow as
-YOUTH = {"BGS": 0.7, "LRG": 0.0, "ELG": 1.7}  # (1 + z) to this: galaxies formed more stars then
-JITTER = {"BGS": 0.15, "LRG": 0.15, "ELG": 0.35}  # of the amplitudes; few SDSS galaxies are as blue as ELGs
+# (1 + z) to this: galaxies formed more stars then
+YOUTH = {"BGS": 0.7, "LRG": 0.0, "ELG": 1.7, "SCND": 1.2}
+# of the amplitudes; few SDSS galaxies are as blue as ELGs
+JITTER = {"BGS": 0.15, "LRG": 0.15, "ELG": 0.35, "SCND": 0.35}
+SCND_MAG = 16.5, 22.5  # r, dereddened
+SCND_MASS = 6.5, 11.8  # log10 solar masses
+DWARF = 9.2  # log10 solar masses: below, nearly all galaxies in the field form stars (Geha et al. 2012)
 SPECIFIC_SFR_FLOOR = -12.5  # log10 yr-1: shocks and old stars ionise gas in quiescent galaxies too
 
 
@@ -36,6 +41,7 @@ def _elg_density(z: Array) -> Array:
 
 
 def _make_sample(name: str, low: float, high: float, step: float) -> Sample:
+    """Return bins of width `step` in redshift."""
     edges = np.arange(low, high + step / 2, step)
     middle = (edges[1:] + edges[:-1]) / 2
     density = {"BGS": None, "LRG": _lrg_density(middle), "ELG": _elg_density(middle)}[name]
@@ -46,6 +52,7 @@ SAMPLES = {
     "BGS": _make_sample("BGS", 0.01, 0.6, 0.005),
     "LRG": _make_sample("LRG", 0.3, 1.1, 0.01),
     "ELG": _make_sample("ELG", 0.6, 1.6, 0.01),
+    "SCND": Sample(np.expm1(np.linspace(np.log1p(0.003), np.log1p(1.3), 101)), None),
 }
 
 
@@ -53,12 +60,14 @@ def is_target(name: str, flux: Array) -> NDArray[np.bool_]:
     """Apply DESI's cuts to dereddened fluxes (..., 5) in nanomaggies of g, r, z, W1, W2.
 
     BGS: r < 19.5 (Hahn et al. 2023). LRG: the southern colour cuts of Zhou et al. 2023, with total for
-    fibre magnitude. ELG: the ELG_LOP box of Raichoor et al. 2023.
+    fibre magnitude. ELG: the ELG_LOP box of Raichoor et al. 2023. SCND: `SCND_MAG`.
     """
     with np.errstate(divide="ignore", invalid="ignore"):
         g, r, z, w1, _ = np.moveaxis(22.5 - 2.5 * np.log10(flux), -1, 0)
     if name == "BGS":
         return (r < 19.5) & (r > 12.5)
+    if name == "SCND":
+        return (r > SCND_MAG[0]) & (r < SCND_MAG[1])
     if name == "LRG":
         cut = (z < 21.3) & (z - w1 > 0.8 * (r - z) - 0.6) & ((g - w1 > 2.9) | (r - w1 > 1.8))
         return cut & (((r - w1 > 1.8 * (w1 - 17.14)) & (r - w1 > w1 - 16.33)) | (r - w1 > 3.3))
@@ -92,6 +101,8 @@ def draw_galaxies(name: str, n: int, rng: np.random.Generator) -> Galaxies:
 
     Real galaxies are drawn by 1/Vmax, volume and cuts, so that colour, luminosity and redshift keep their
     joint distribution; template amplitudes (`JITTER`) and luminosities (5 %) are jittered to smooth it.
+    SCND stands for DESI's secondary targets and the wide cuts of survey validation: any mix of stars at any
+    redshift (even in ln(1 + z)) and magnitude, as far as galaxies of that mass exist.
     """
     sample, probability = SAMPLES[name], _probability(name)
     parts: list[Galaxies] = []
@@ -103,8 +114,14 @@ def draw_galaxies(name: str, n: int, rng: np.random.Generator) -> Galaxies:
         jitter = JITTER[name] * rng.standard_normal((count, 5)) + 0.05 * rng.standard_normal((count, 1))
         origin = sed.load_sdss().redshift[which]
         formed = _younger(sed.load_sdss().formed[which] * np.exp(jitter), origin, redshift, name)
+        if name == "SCND":
+            formed = _dim(formed, redshift, origin, rng)
         made = _describe(formed, redshift, origin, YOUTH[name] / 1.7, rng)
         good = is_target(name, made.flux)
+        if name == "SCND":
+            quiescent = made.log_sfr - made.log_mass < -11
+            good &= (made.log_mass > SCND_MASS[0]) & (made.log_mass < SCND_MASS[1])
+            good &= ~quiescent | (made.log_mass > DWARF)
         parts.append(Galaxies(*(values[good] for values in made)))
     return Galaxies(*(np.concatenate(values)[:n] for values in zip(*parts, strict=True)))
 
@@ -114,11 +131,22 @@ def _younger(formed: Array, origin: Array, redshift: Array, name: str) -> Array:
     return formed * ((1 + redshift) / (1 + origin))[:, None] ** (YOUTH[name] * YOUNG)
 
 
+def _dim(formed: Array, redshift: Array, origin: Array, rng: np.random.Generator) -> Array:
+    """Return mixes of the same colours with the mass that gives them an r magnitude drawn from `SCND_MAG`."""
+    brighter = 10 ** (0.4 * EVOLUTION * (redshift - origin)) / sed.distance_factor(redshift)
+    flux = sed.synthesise(sed.load_photometry().flux, formed * brighter[:, None], redshift)[:, 1]
+    wanted = 10 ** (0.4 * (22.5 - rng.uniform(*SCND_MAG, len(flux))))
+    return formed * (wanted / np.maximum(flux, 1e-30))[:, None]
+
+
 @cache
 def _probability(name: str) -> Array:
     """Return the probability (G, K) of each SDSS galaxy in each redshift bin."""
     from astropy.cosmology import Planck18
 
+    if name == "SCND":
+        shape = len(sed.load_sdss().redshift), len(SAMPLES[name].edges) - 1
+        return np.full(shape, 1 / np.prod(shape))
     sample, reference, photometry = SAMPLES[name], sed.load_sdss(), sed.load_photometry()
     middle = (sample.edges[1:] + sample.edges[:-1]) / 2
     volume = Planck18.differential_comoving_volume(middle).value

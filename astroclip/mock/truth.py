@@ -35,7 +35,7 @@ PLANTED = {
 COLUMNS: tuple[tuple[str, object, str, str], ...] = (
     ("TARGETID", "i8", "", "DESI's; the sky's own number for image_only rows too"),
     ("KIND", "U16", "", "galaxy, or what was planted here: " + ", ".join(PLANTED)),
-    ("SAMPLE", "U3", "", "target class BGS, LRG, ELG"),
+    ("SAMPLE", "U4", "", "target class BGS, LRG, ELG, SCND"),
     ("SURVEY", "U7", "", "of the spectrum"),
     ("PROGRAM", "U6", "", "of the spectrum"),
     ("HEALPIX", "i4", "", "nside 64, NESTED, of RA, DEC"),

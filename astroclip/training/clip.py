@@ -22,6 +22,7 @@ from astroclip.models.vit import ImageEncoder
 from astroclip.preprocess.image import prepare_images
 from astroclip.preprocess.spectrum import prepare_spectra
 from astroclip.schema import PairsKey
+from astroclip.training.augment import degrade_spectra, flip_and_turn, shift_spectra
 from astroclip.training.galaxies import ROWS, Batch
 from astroclip.training.guide import RedshiftGuide
 from astroclip.training.optim import make_optimizer
@@ -98,11 +99,10 @@ class ClipModule(LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return the loss of a batch; with ``global`` the same on all ranks."""
-        image, spectrum = self._encode(batch, self.settings.augment)
+        image, spectrum, guided = self._learn(batch)
         together = (gather(image), gather(spectrum)) if self.settings.loss == "global" else (image, spectrum)
         loss = _contrast(*together, self.scale)
         if self.guide is not None:
-            guided = self.guide(spectrum, batch[PairsKey.REDSHIFT])
             self.log("guide_loss", guided, batch_size=len(image))
             loss = loss + self.guide.settings.weight * guided
         self.log("train_loss", loss, prog_bar=True, batch_size=len(image))
@@ -119,7 +119,8 @@ class ClipModule(LightningModule):
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Keep a batch's embeddings: what they are worth shows in the whole part."""
-        kept = (batch[ROWS], *self._encode(batch, augment=False))
+        rgb, flux = self._prepare(batch)
+        kept = (batch[ROWS], self.model.encode_image(rgb), self.model.encode_spectrum(flux))
         self._validated.append(kept if self.guide is None else (*kept, batch[PairsKey.REDSHIFT]))
         self._seen_scale = self.scale  # between steps FSDP leaves a rank only its shard of the weights
 
@@ -155,12 +156,28 @@ class ClipModule(LightningModule):
         scale = self.scale if isinstance(self.scale, float) else self.scale.item()
         return self.settings.model.model_copy(update={"logit_scale": scale}), self.model
 
-    def _encode(self, batch: Batch, augment: bool) -> tuple[Tensor, Tensor]:
-        """Return the embeddings (B, D) of a batch's images and spectra."""
+    def _learn(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the embeddings (B, D) of a batch as augmented, and the loss of the guide (0 without one)."""
+        settings, guide = self.settings, self.guide
+        rgb, flux = self._prepare(batch)
+        if settings.augment:
+            rgb = flip_and_turn(rgb)
+        if settings.degrade:
+            worse = settings.degrade
+            flux = degrade_spectra(flux, batch.get("ivar"), worse.noise, worse.calibration)
+        image = self.model.encode_image(rgb)
+        if guide is None:
+            return image, self.model.encode_spectrum(flux), image.new_zeros(())
+        redshift, moved = batch[PairsKey.REDSHIFT], round(guide.settings.shifted * len(flux))
+        more = shift_spectra(flux[:moved], redshift[:moved], guide.settings.shift, guide.settings.highest)
+        flux, redshift = torch.cat([flux, more[0]]), torch.cat([redshift, more[1]])
+        spectrum = self.model.encode_spectrum(flux)
+        return image, spectrum[: len(image)], guide(spectrum, redshift)
+
+    def _prepare(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Return the inputs of the two encoders."""
         rgb = prepare_images(batch["image"], self.encoders[0].config.image_size).rgb
-        flux = prepare_spectra(batch["flux"], batch.get("ivar"), batch.get("mask")).flux
-        rgb = flip_and_turn(rgb) if augment else rgb
-        return self.model.encode_image(rgb), self.model.encode_spectrum(flux)
+        return rgb, prepare_spectra(batch["flux"], batch.get("ivar"), batch.get("mask")).flux
 
     def _freeze(self) -> None:
         """Keep the encoders as they are; or, of trained ones, the weights that no embedding depends on."""
@@ -181,14 +198,6 @@ def _width(model: ModelConfig) -> int:
     if model.head is None:
         raise TypeError("an alignment has heads")
     return model.head.embed_dim
-
-
-def flip_and_turn(images: Tensor) -> Tensor:
-    """Show each image of a batch (B, C, H, H) in one of its 8 orientations, drawn from torch's generator."""
-    drawn = torch.randint(8, (len(images), 1, 1, 1), device=images.device)
-    images = torch.where(drawn & 1 > 0, images.flip(-1), images)
-    images = torch.where(drawn & 2 > 0, images.flip(-2), images)
-    return torch.where(drawn & 4 > 0, images.mT, images)
 
 
 def _start_from(model: AstroCLIP, modality: str, directory: str) -> None:

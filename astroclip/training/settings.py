@@ -79,6 +79,15 @@ class GuideSettings(Settings):
     bins: int = Field(400, gt=1)  # equal in ln(1 + z), from 0 to highest
     highest: float = Field(1.7, gt=0)  # redshift
     softness: float = Field(2.0, gt=0)  # standard deviation of the target, in bins
+    shifted: Share = 0.0  # of each batch it sees once more, at another redshift
+    shift: float = Field(0.2, gt=0)  # largest, in ln wavelength
+
+
+class DegradeSettings(Settings):
+    """How spectra are made worse at each sight: `astroclip.training.augment.degrade_spectra`."""
+
+    noise: float = Field(1.0, ge=0)  # most that is added, in units of the spectrum's own
+    calibration: float = Field(0.03, ge=0)  # standard deviation of each smooth term, in ln flux
 
 
 class SpectrumTraining(Settings):
@@ -125,6 +134,7 @@ class ClipTraining(Settings):
     scale: Literal["fixed", "learned"] = "fixed"  # inverse temperature; starts at model.logit_scale
     loss: Literal["global", "local"] = "global"  # over the batch of all devices, or of each its own
     augment: bool = False  # flips and quarter turns of the images
+    degrade: DegradeSettings | None = None  # noise and errors of calibration for the spectra
     guide: GuideSettings | None = None  # spectrum embeddings learn the redshifts of the training part too
     optim: OptimSettings
     data: DataSettings

@@ -144,10 +144,14 @@ def test_ten_labels_are_enough(sky, tmp_path):
 
 
 def test_a_predictor_is_kept_and_used_again(sky, tmp_path):
-    for task, options in (("redshift", {}), ("morphology", {}), ("label", {"label": "KIND"})):
+    for task, method, label in (
+        ("redshift", "mlp", None),
+        ("morphology", "knn", None),
+        ("label", "knn", "KIND"),
+    ):
         first = predict_catalog(
             sky / "new.fits", task, tmp_path / f"{task}1.fits", reference=sky / "known.fits",
-            method="knn", save_to=tmp_path / task, **options,
+            method=method, save_to=tmp_path / task, label=label,
         )  # fmt: skip
         again = predict_catalog(sky / "new.fits", task, tmp_path / f"{task}2.fits", predictor=tmp_path / task)
         one, two = (fitsio.read(report.output) for report in (first, again))

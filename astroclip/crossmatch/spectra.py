@@ -12,7 +12,7 @@ from astroclip.crossmatch.columns import BRICK_IDS, MOTION, Block, as_integers, 
 from astroclip.crossmatch.positions import FloatArray, floats
 from astroclip.crossmatch.zones import IntArray
 from astroclip.errors import UsageError
-from astroclip.schema import DEC_NAMES, RA_NAMES, REDSHIFT_NAMES, TARGETID, PairsKey
+from astroclip.schema import DEC_NAMES, RA_NAMES, REDSHIFT_NAMES, TARGETID, PairsKey, redshift_names
 from astroclip.surveys.zcatalog import CUT_COLUMNS, Cut, find_cut
 
 BLOCK_ROWS = 65536
@@ -67,7 +67,7 @@ class SpectraTable:
         self.position = find_position(catalog, ra, dec)
         self.ids = find_ids(catalog)
         self.cut: Cut = find_cut(cut or ("galaxy" if self.has_coadds else "none"), catalog.columns)
-        self._redshift = catalog.find(*REDSHIFT_NAMES)
+        self._redshift = catalog.find(*redshift_names(catalog.columns))
         found = {catalog.find(name) for name in CARRIED}
         found |= {*self.position.names, *self.ids.names, *self.cut.columns, self._redshift}
         self.columns: list[Column] = [c for name, c in catalog.columns.items() if name in found]

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from astroclip.evaluate.metrics import OUTLIER, count_answers
+from astroclip.evaluate.metrics import ASKED, OUTLIER, count_answers
 from astroclip.evaluate.project import has_umap, project_vectors
 from astroclip.evaluate.score import Evaluation, Score
 from astroclip.plots.evaluation import (
@@ -116,14 +116,14 @@ def _draw_estimates(found: Evaluation) -> "Figure":
 
 
 def _confusions(rows: Mapping[str, NDArray]) -> dict[str, tuple[tuple[str, ...], NDArray[np.int64]]]:
-    """Return answers and confusion matrices of the questions that were asked."""
+    """Return answers and confusion matrices of the questions asked `ASKED` times, or else of all."""
     found = {}
     for question, answers in GALAXY_ZOO.items():
         if question in rows:
             counts = count_answers(rows[question], rows[f"{question}_predicted"], len(answers))
             if counts.any():
                 found[question] = (answers, counts)
-    return found
+    return {name: each for name, each in found.items() if each[1].sum() >= ASKED} or found
 
 
 def _curves(scores: list[Score]) -> list[Curve]:

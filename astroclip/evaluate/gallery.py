@@ -16,7 +16,7 @@ from astroclip.models.clip import clip_logits
 from astroclip.pairs import is_pairs
 from astroclip.plots import Shown
 from astroclip.plots.gallery import draw_gallery
-from astroclip.schema import REDSHIFT_NAMES, TARGETID
+from astroclip.schema import TARGETID, redshift_names
 from astroclip.search.gallery import GALLERY_SIZE
 from astroclip.search.pixels import check_pixels, read_pixels
 from astroclip.search.scan import read_rows
@@ -93,7 +93,7 @@ def draw_galleries(
 def _show(table: Catalog, titles: list[str], rows: NDArray, pixels: Pixels) -> list[Shown]:
     """Return rows of a table ready to be drawn."""
     seen = read_pixels(table, rows.tolist(), *pixels, GALLERY_SIZE)
-    target, redshift = table.find(TARGETID), table.find(*REDSHIFT_NAMES)
+    target, redshift = table.find(TARGETID), table.find(*redshift_names(table.columns))
     names = [name for name in (target, redshift) if name]
     shown = []
     for title, row, one in zip(titles, rows, seen, strict=True):

@@ -4,10 +4,9 @@ The reference is cut into fifths twice, and every member learns from four of one
 two members, which have learnt from different rows. What they say of it is nearly what the ensemble would say
 of a new galaxy: calibration lives on such held-out predictions, and so does the choice of the best epoch.
 
-Shapes: K members, R reference rows, N rows, D width, L outputs, B batch.
+Shapes: K members, R reference rows, N rows, D width, L outputs (numbers, or bins of one), B batch.
 """
 
-import math
 from collections.abc import Callable
 from itertools import pairwise
 from typing import NamedTuple
@@ -23,20 +22,32 @@ MEMBERS = CUTS * FOLDS
 STEPS = 1000  # of training, if 10 to 200 epochs make them
 LEARNING_RATE = 4e-3  # falls to 0 as a cosine
 BATCHES = 25  # an epoch, if batches of 16 to 256 rows allow it
+JUDGED = 20_000  # rows, at most, on which an epoch is judged
+SOFTNESS = 2.0  # bins, standard deviation of what is to be learnt of a number in bins
 CHUNK = 8192  # rows run at a time
 
 Loss = Callable[[Tensor, Tensor], Tensor]  # outputs (..., L) and rows (...) -> losses, one a row
 
 
 class Head(NamedTuple):
-    """Hidden layers, dropout, and from which error on the loss of a number grows but linearly (Huber 1964).
+    """What the networks are like.
 
-    `bend` is in standard deviations of the labels.
+    Attributes
+    ----------
+    hidden
+        Widths of the hidden layers.
+    dropout
+        Probability.
+    bins
+        If not 0, a number is learnt as the shares of so many bins.
+    noise
+        Standard deviation of what is added to the standardised vectors in training.
     """
 
     hidden: tuple[int, ...]
     dropout: float
-    bend: float = math.inf
+    bins: int = 0
+    noise: float = 0.0
 
 
 class Ensemble(NamedTuple):
@@ -82,8 +93,8 @@ def train_ensemble(x: Tensor, outputs: int, loss: Loss, head: Head, seed: int = 
     """Train an ensemble.
 
     Differs from Parker+24: ten networks rather than one; GELU, as labels vary smoothly; about 1000 steps with
-    a falling learning rate, of which the epoch with the lowest loss on held-out rows is kept (not always the
-    last of 10 or 25); batches grow with the reference (16 to 256, not always 64).
+    a falling learning rate, of which the epoch with the lowest loss on held-out rows (at most `JUDGED`) is
+    kept, not always the last of 10 or 25; batches grow with the reference (16 to 256, not always 64).
 
     Parameters
     ----------
@@ -94,14 +105,14 @@ def train_ensemble(x: Tensor, outputs: int, loss: Loss, head: Head, seed: int = 
     loss
         Called with outputs (..., L) and the numbers (...) of their rows; returns the loss of each row.
     head
-        Sizes.
+        What the networks are like.
     seed
         The same numbers come out of the same seed.
 
     Returns
     -------
     (Ensemble, Tensor)
-        The members, and the outputs (CUTS, R, L) of those that have not seen the row.
+        The members, and the part (CUTS, R) of each cut that a row is in: see `Ensemble.held_out`.
     """
     generator = torch.Generator().manual_seed(seed)
     fold = torch.stack([torch.randperm(len(x), generator=generator) % FOLDS for _ in range(CUTS)])
@@ -109,18 +120,19 @@ def train_ensemble(x: Tensor, outputs: int, loss: Loss, head: Head, seed: int = 
     size = int(np.clip(len(x) // BATCHES, 16, 256))
     epochs = int(np.clip(STEPS * size / len(seen[0]), 10, 200))
     ensemble = _start(x.shape[1], outputs, head, generator)
+    judged = torch.randperm(len(x), generator=generator)[:JUDGED]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         optimiser = torch.optim.Adam([*ensemble.weights, *ensemble.biases], LEARNING_RATE)
         falling = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, epochs)
         best, lowest = ensemble.copy(), float("inf")
         for _ in range(epochs):
-            _one_epoch(ensemble, optimiser, x, seen, size, loss, head.dropout, generator)
+            _one_epoch(ensemble, optimiser, x, seen, size, loss, head, generator)
             falling.step()
-            at = loss(ensemble.held_out(x, fold).mean(0), torch.arange(len(x))).mean().item()
+            at = loss(ensemble.held_out(x[judged], fold[:, judged]).mean(0), judged).mean().item()
             if at < lowest:
                 best, lowest = ensemble.copy(), at
-    return best, best.held_out(x, fold)
+    return best, fold
 
 
 def _start(width: int, outputs: int, head: Head, generator: torch.Generator) -> Ensemble:
@@ -142,7 +154,7 @@ def _one_epoch(
     seen: list[Tensor],
     size: int,
     loss: Loss,
-    dropout: float,
+    head: Head,
     generator: torch.Generator,
 ) -> None:
     """Go once through the rows; members see their own in their own order."""
@@ -150,19 +162,37 @@ def _one_epoch(
     order = torch.stack([rows[torch.randperm(len(rows), generator=generator)[:shortest]] for rows in seen])
     for rows in order.split(size, dim=1):
         optimiser.zero_grad()
+        vectors = x[rows]
+        if head.noise:
+            vectors = vectors + head.noise * torch.randn_like(vectors)
         # members share no weights: the sum of their losses trains each on its own
-        loss(ensemble.members(x[rows], dropout), rows).mean(1).sum().backward()
+        loss(ensemble.members(vectors, head.dropout), rows).mean(1).sum().backward()
         optimiser.step()
 
 
-def number_loss(target: Tensor, bend: float = math.inf) -> Loss:
-    """Return Huber's loss against standardised labels (R, L), linear from `bend` on; NaN do not count."""
+def number_loss(target: Tensor) -> Loss:
+    """Return the squared error against standardised labels (R, L); NaN do not count."""
     known = target.isfinite()
     filled = target.nan_to_num()
 
     def loss(output: Tensor, rows: Tensor) -> Tensor:
-        wanted = filled[rows].expand_as(output)
-        return (F.huber_loss(output, wanted, reduction="none", delta=bend) * known[rows]).mean(-1)
+        return ((output - filled[rows]).square() * known[rows]).mean(-1)
+
+    return loss
+
+
+def bin_loss(place: Tensor, bins: int) -> Loss:
+    """Return the cross-entropy of bins with Gaussians of `SOFTNESS` about places (R,); NaN do not count.
+
+    A number at place 3 is at the centre of the fourth bin.
+    """
+    known = place.isfinite()
+    filled = place.nan_to_num().float()
+    centre = torch.arange(bins)
+
+    def loss(output: Tensor, rows: Tensor) -> Tensor:
+        wanted = (-0.5 * ((centre - filled[rows][..., None]) / SOFTNESS).square()).softmax(-1)
+        return -(wanted * output.log_softmax(-1)).sum(-1) * known[rows]
 
     return loss
 

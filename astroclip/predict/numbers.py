@@ -1,7 +1,8 @@
 """Posteriors of numbers (redshift, masses, any label): three methods, one calibration.
 
 ``knn``: the labels of the nearest neighbours, weighted by inverse distance. ``mlp``: an ensemble's mean with
-the held-out errors it makes on the nearest neighbours. ``flow``: samples of a conditional spline flow, joint
+the held-out errors it makes on the nearest neighbours; of redshifts the shares it gives to bins. ``flow``:
+samples of a conditional spline flow, joint
 over the labels. All are then calibrated on rows that took no part (`posterior.calibrate`).
 
 Shapes: R reference rows, N rows, D width, L labels, k neighbours, Q levels.
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 
 from astroclip.errors import DataError, UsageError
 from astroclip.predict.flow import Flows, train_flows
-from astroclip.predict.heads import CUTS, MEMBERS, Ensemble, Head, number_loss, train_ensemble
+from astroclip.predict.heads import CUTS, MEMBERS, Ensemble, Head, bin_loss, number_loss, train_ensemble
 from astroclip.predict.knn import Neighbours, weigh
 from astroclip.predict.posterior import Calibration, Posterior, calibrate
 
@@ -23,6 +24,7 @@ METHODS = ("knn", "mlp", "flow")
 CALIBRATION_ROWS = 10_000  # of the reference, at most; coverage is then known to half a point
 FAR = 0.995  # share of the reference that lies nearer to its neighbours than what is out of the domain
 MIN_LABELS = 10  # below, nothing can be learnt but from neighbours
+MARGIN = 0.05  # by which bins reach beyond the labels, in units of their range
 FLOOR = 0.01  # narrowest posterior believed, as a share of the typical error of the method
 
 
@@ -34,28 +36,58 @@ class Target(NamedTuple):
     centre, scale : ndarray
         (L,) mean and standard deviation of the reference's labels, or of ln(1 + z).
     redshift : bool
+    bins : ndarray
+        (K,) centres of the bins whose shares a network puts out, standardised, evenly spaced; empty where it
+        puts out the labels themselves.
     """
 
     centre: NDArray[np.float64]
     scale: NDArray[np.float64]
     redshift: bool
+    bins: NDArray[np.float64]
 
     @classmethod
-    def of(cls, labels: NDArray, redshift: bool) -> "Target":
-        """Return that of labels (R, L)."""
+    def of(cls, labels: NDArray, redshift: bool, bins: int = 0) -> "Target":
+        """Return that of labels (R, L); with `bins` L is 1."""
         learnt = np.log1p(labels) if redshift else labels
         scale = np.nanstd(learnt, 0)
-        return cls(np.nanmean(learnt, 0), np.where(scale > 0, scale, 1.0), redshift)
+        target = cls(np.nanmean(learnt, 0), np.where(scale > 0, scale, 1.0), redshift, np.zeros(0))
+        if not bins:
+            return target
+        low, high = float(np.nanmin(learnt)), float(np.nanmax(learnt))
+        margin = max(MARGIN * (high - low), 1e-3)
+        low, high = max(low - margin, min(low, 0.0)) if redshift else low - margin, high + margin
+        first, last = ((end - target.centre[0]) / target.scale[0] for end in (low, high))
+        return target._replace(bins=np.linspace(first, last, bins))
 
     def of_labels(self, labels: NDArray) -> torch.Tensor:
         """Return what is learnt of labels (..., L)."""
         learnt = np.log1p(labels) if self.redshift else labels
         return torch.from_numpy((learnt - self.centre) / self.scale).float()
 
+    def place(self, labels: NDArray) -> torch.Tensor:
+        """Return where labels (R, 1) are among the bins, (R,) in bins from the first."""
+        return (self.of_labels(labels)[:, 0] - self.bins[0]) / (self.bins[1] - self.bins[0])
+
     def to_labels(self, outputs: torch.Tensor) -> NDArray[np.float64]:
         """Return the labels (..., L) that a network's outputs mean."""
         learnt = outputs.double().numpy() * self.scale + self.centre
         return np.expm1(learnt) if self.redshift else learnt
+
+    def from_outputs(self, outputs: torch.Tensor) -> "Drawn":
+        """Return what the outputs (N, L or K) of an ensemble mean."""
+        if not len(self.bins):
+            return Drawn(self.to_labels(outputs)[:, None], None)
+        values = self.to_labels(torch.from_numpy(self.bins)[:, None])
+        share = outputs.double().softmax(1).numpy()
+        return Drawn(np.broadcast_to(values, (len(share), *values.shape)), share)
+
+
+class Drawn(NamedTuple):
+    """What a network says of N rows: samples (N, M, L), and their weights (N, M) or None for equal ones."""
+
+    sample: NDArray[np.float64]
+    weight: NDArray[np.float64] | None
 
 
 class NumberPredictor(NamedTuple):
@@ -142,7 +174,8 @@ def fit_numbers(
         If there are too few labels for the method.
     """
     _check(labels, method)
-    neighbours, target = Neighbours(vectors, k), Target.of(labels, redshift)
+    bins = head.bins if method == "mlp" else 0
+    neighbours, target = Neighbours(vectors, k), Target.of(labels, redshift, bins)
     spread = np.nanstd(labels, 0)
     spread = np.where(spread > 0, spread, 1.0)
     fitted = NumberPredictor(
@@ -155,7 +188,8 @@ def fit_numbers(
         return _fit_ensemble(fitted, labels, head, seed)
     if method == "flow":
         flows, unseen = train_flows(neighbours.standardise(vectors), target.of_labels(labels), seed)
-        return _calibrated(fitted._replace(network=flows), labels, unseen.numpy()[:CALIBRATION_ROWS])
+        fitted = fitted._replace(network=flows)
+        return _calibrated(fitted, labels, unseen.numpy()[:CALIBRATION_ROWS])
     return _calibrated(fitted, labels, _some_rows(len(vectors), seed))
 
 
@@ -166,19 +200,23 @@ def _some_rows(rows: int, seed: int) -> NDArray[np.int64]:
 
 def _fit_ensemble(fitted: NumberPredictor, labels: NDArray, head: Head, seed: int) -> NumberPredictor:
     """Train an ensemble, and calibrate it with what its members say of rows they have not seen."""
-    x = fitted.neighbours.standardise(fitted.neighbours.reference)
-    loss = number_loss(fitted.target.of_labels(labels), head.bend)
-    network, out = train_ensemble(x, labels.shape[1], loss, head, seed)
-    blind = fitted.target.to_labels(out)
-    error = labels - blind.mean(0)
+    x, target = fitted.neighbours.standardise(fitted.neighbours.reference), fitted.target
     rows = _some_rows(len(labels), seed)
+    if len(target.bins):
+        network, fold = train_ensemble(x, head.bins, bin_loss(target.place(labels), head.bins), head, seed)
+        blind = target.from_outputs(network.held_out(x[rows], fold[:, rows]).mean(0))
+        return _calibrated(fitted._replace(network=network), labels, rows, blind)
+    loss = number_loss(target.of_labels(labels))
+    network, fold = train_ensemble(x, labels.shape[1], loss, head, seed)
+    both = target.to_labels(network.held_out(x, fold))
+    error = labels - both.mean(0)
     fitted = fitted._replace(network=network, beside=error)
-    fitted = _calibrated(fitted, labels, rows, blind.mean(0)[rows, None])
-    return fitted._replace(beside=error * _gain(error, blind))
+    fitted = _calibrated(fitted, labels, rows, Drawn(both.mean(0)[rows, None], None))
+    return fitted._replace(beside=error * _gain(error, both))
 
 
 def _calibrated(
-    fitted: NumberPredictor, labels: NDArray, rows: NDArray[np.int64], drawn: NDArray | None = None
+    fitted: NumberPredictor, labels: NDArray, rows: NDArray[np.int64], drawn: Drawn | None = None
 ) -> NumberPredictor:
     """Calibrate a predictor on rows that took no part in it; none is its own neighbour."""
     vectors, spread = fitted.neighbours.reference[rows], fitted.floor / FLOOR
@@ -223,15 +261,15 @@ def _check(labels: NDArray, method: str) -> None:
         )
 
 
-def _draw(fitted: NumberPredictor, x: torch.Tensor) -> NDArray[np.float64] | None:
-    """Return what the network says (N, M, L) of x (N, D): an ensemble its mean (M = 1), a flow samples."""
+def _draw(fitted: NumberPredictor, x: torch.Tensor) -> Drawn | None:
+    """Return what the network says of x (N, D): an ensemble its mean or its bins, a flow samples."""
     if isinstance(fitted.network, Ensemble):
-        return fitted.target.to_labels(fitted.network.mean(x))[:, None]
-    return fitted.target.to_labels(fitted.network.sample(x)) if fitted.network else None
+        return fitted.target.from_outputs(fitted.network.mean(x))
+    return Drawn(fitted.target.to_labels(fitted.network.sample(x)), None) if fitted.network else None
 
 
 def _posteriors(
-    fitted: NumberPredictor, distance: NDArray, index: NDArray, drawn: NDArray | None
+    fitted: NumberPredictor, distance: NDArray, index: NDArray, drawn: Drawn | None
 ) -> list[Posterior]:
     """Return the posterior of each label, not calibrated yet."""
     result = []
@@ -239,9 +277,9 @@ def _posteriors(
         beside = fitted.beside[index, i]
         if drawn is None:
             result.append(Posterior.from_samples(beside, weigh(distance), floor=floor))
-        elif isinstance(fitted.network, Ensemble):
-            mean = drawn[:, 0, i]
+        elif isinstance(fitted.network, Ensemble) and drawn.weight is None:
+            mean = drawn.sample[:, 0, i]
             result.append(Posterior.from_samples(mean[:, None] + beside, mean=mean, floor=floor))
         else:
-            result.append(Posterior.from_samples(drawn[:, :, i], floor=floor))
+            result.append(Posterior.from_samples(drawn.sample[:, :, i], drawn.weight, floor=floor))
     return result

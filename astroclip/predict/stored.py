@@ -24,8 +24,9 @@ from astroclip.predict.predictor import Predictor
 from astroclip.predict.votes import VotePredictor
 
 NUMBERS, SETTINGS = "predictor.safetensors", "predictor.yaml"
-FORMAT = "astroclip predictor 2"
+FORMAT = "astroclip predictor 3"
 NUMBER_ARRAYS = ("beside", "lowest", "highest", "floor")
+TARGET_ARRAYS = ("centre", "scale", "bins")
 VOTE_ARRAYS = ("fractions", "temperature")
 
 
@@ -43,7 +44,7 @@ def save_predictor(predictor: Predictor, directory: str | Path, *, overwrite: bo
     arrays: dict[str, NDArray] = {"vectors": fitted.neighbours.reference}
     if isinstance(fitted, NumberPredictor):
         arrays |= {name: getattr(fitted, name) for name in NUMBER_ARRAYS}
-        arrays |= {"target.centre": fitted.target.centre, "target.scale": fitted.target.scale}
+        arrays |= {f"target.{name}": getattr(fitted.target, name) for name in TARGET_ARRAYS}
         for i, calibration in enumerate(fitted.calibration):
             arrays |= {f"calibration.{i}.{name}": value for name, value in calibration._asdict().items()}
     else:
@@ -123,7 +124,8 @@ def _build(said: dict[str, Any], arrays: dict[str, NDArray]) -> Predictor:
         )
     else:
         numbers: dict[str, Any] = {name: arrays[name] for name in NUMBER_ARRAYS}
-        target = Target(arrays["target.centre"], arrays["target.scale"], said["task"] == "redshift")
+        known = {name: arrays[f"target.{name}"] for name in TARGET_ARRAYS}
+        target = Target(redshift=said["task"] == "redshift", **known)
         calibration = [
             Calibration(arrays[f"calibration.{i}.middle"], arrays[f"calibration.{i}.score"])
             for i in range(len(target.centre))

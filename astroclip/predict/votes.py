@@ -117,9 +117,10 @@ def fit_votes(
         target = torch.from_numpy(fractions).float()
         weight = torch.stack([part.amax(1) for part in target.nan_to_num().split(sizes, 1)], 1)
         loss = vote_loss(target, weight, sizes)
-        network, out = train_ensemble(neighbours.standardise(vectors), sum(sizes), loss, head, seed)
+        x = neighbours.standardise(vectors)
+        network, fold = train_ensemble(x, sum(sizes), loss, head, seed)
         fitted = fitted._replace(network=network)
-        raw = softmax(out.mean(0)[rows].double(), questions)
+        raw = softmax(network.held_out(x[rows], fold[:, rows]).mean(0).double(), questions)
     else:
         raw = fitted.from_neighbours(distance, index)
     temperature = _find_temperature(raw, fractions[rows], questions)

@@ -12,11 +12,11 @@ from astroclip.catalog import Catalog, write_table
 from astroclip.schema import (
     DEC_NAMES,
     RA_NAMES,
-    REDSHIFT_NAMES,
     SEARCH_COLUMNS,
     SEARCH_HDU,
     TARGETID,
     ColumnSpec,
+    redshift_names,
 )
 from astroclip.search.index import model_of
 from astroclip.search.scan import Counts, read_rows
@@ -41,7 +41,8 @@ def choose_columns(table: Catalog, wanted: Sequence[str] | None) -> tuple[list[s
 
 def identity_columns(table: Catalog) -> list[str]:
     """Return the columns that say which galaxy a row is: TARGETID, position and redshift, where they are."""
-    found = [table.find(*names) for names in ((TARGETID,), RA_NAMES, DEC_NAMES, REDSHIFT_NAMES)]
+    redshifts = redshift_names(table.columns)
+    found = [table.find(*names) for names in ((TARGETID,), RA_NAMES, DEC_NAMES, redshifts)]
     return [name for name in found if name and not table.column(name).shape]
 
 

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from astroclip.catalog import Catalog
 from astroclip.plots import Shown
-from astroclip.schema import REDSHIFT_NAMES, TARGETID
+from astroclip.schema import TARGETID, redshift_names
 from astroclip.search.examples import Example
 from astroclip.search.found import identity_columns
 from astroclip.search.pixels import read_pixels
@@ -48,7 +48,7 @@ def describe_galaxies(
     places = [*asked, *rows.tolist()]
     pixels = read_pixels(table, places, images, spectra, GALLERY_SIZE)
     target = table.find(TARGETID)
-    redshift = table.find(*REDSHIFT_NAMES)
+    redshift = table.find(*redshift_names(table.columns))
     names = _facts(table)
     shown = []
     for i, (title, place, seen) in enumerate(zip(titles, places, pixels, strict=True)):

@@ -35,6 +35,7 @@ wheel: .venv/.installed
 MINI := mini
 GALAXIES := 48000
 RECIPE :=
+STEPS := 900
 SHIP := astroclip/models/mini
 LABELS := Z,MAG_G,MAG_R,MAG_Z,LOG_MSTAR,Z_MW,TAGE_MW,AVG_SFR,*_total-votes,*_debiased
 
@@ -51,8 +52,14 @@ $(MINI)/pairs.h5: $(MINI)/sky/truth.fits
 		--fractions 0.72 0.18 0.1 \
 		--labels $(<D)/BGS_ANY_full.provabgs.sv3.v0.hdf5 --labels $(<D)/gz_decals_volunteers_5.csv
 
-$(MINI)/clip/model.safetensors: $(MINI)/pairs.h5
+$(MINI)/begun/model.safetensors: $(MINI)/pairs.h5
 	$(BIN)/astroclip train clip $< -o $(@D) -c mini-clip --resume $(RECIPE)
+
+# then with spectra that are shifted farther, and of which little more than lines is left
+$(MINI)/clip/model.safetensors: $(MINI)/begun/model.safetensors
+	$(BIN)/astroclip train clip $(MINI)/pairs.h5 -o $(@D) -c mini-clip --resume image=$(<D) spectrum=$(<D) \
+		optim.lr=1e-3 optim.warmup_steps=50 optim.decay_steps=$(STEPS) run.steps=$(STEPS) \
+		guide.shifted=1 guide.shift=0.3 guide.dimmed=0.97 $(RECIPE)
 
 $(MINI)/pairs-embedded.fits: $(MINI)/clip/model.safetensors
 	$(BIN)/astroclip embed $(MINI)/pairs.fits --model $(<D) --images $(MINI)/pairs.h5 --spectra $(MINI)/pairs.h5 \

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from astroclip.schema import N_WAVE, WAVE_MIN, WAVE_STEP
-from astroclip.training.augment import degrade_spectra, flip_and_turn, shift_spectra
+from astroclip.training.augment import degrade_spectra, dim_continuum, flip_and_turn, shift_spectra
 
 WAVE = WAVE_MIN + WAVE_STEP * torch.arange(N_WAVE, dtype=torch.float64)
 
@@ -81,3 +81,18 @@ def test_errors_of_calibration_are_smooth_and_of_the_size_asked_for():
     assert error.std().item() == pytest.approx(expected, rel=0.08)
     assert error.diff(dim=1).abs().max() < 1e-3
     assert (error[:, 100] - error[:, 5000]).std() > 0.03  # a shape, not a factor only
+
+
+def test_dimmed_continua_leave_the_lines():
+    torch.manual_seed(5)
+    flux = line_at(torch.linspace(4500, 9000, 100)) * (2 - WAVE / 10_000).float()
+    dimmed = dim_continuum(flux, most=0.9)
+    near = WAVE[None] - WAVE[flux.argmax(dim=1)][:, None]
+    beside = (near.abs() > 200) & (near.abs() < 400)
+    left = torch.stack([d[m].mean() / f[m].mean() for d, f, m in zip(dimmed, flux, beside, strict=True)])
+    assert left.min().item() == pytest.approx(0.1, abs=0.03)
+    assert left.max().item() == pytest.approx(1, abs=0.03)
+    height = [x.amax(dim=1) - x.median(dim=1).values for x in (flux, dimmed)]
+    torch.testing.assert_close(height[1], height[0], rtol=0.2, atol=0)
+    assert torch.equal(dimmed.argmax(dim=1), flux.argmax(dim=1))
+    assert torch.equal(dim_continuum(flux, most=0.0), flux)

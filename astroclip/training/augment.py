@@ -6,10 +6,12 @@ Shapes: B galaxies of a batch, C bands, H pixels of a square image's side, W spe
 import math
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from astroclip.schema import WAVE_MIN, WAVE_STEP
 
+CONTINUUM_PIXELS = 401  # the continuum is a running mean over so many
 CALIBRATION_TERMS = 12  # cosines over the spectrum: half a wave to six waves
 
 
@@ -71,3 +73,21 @@ def shift_spectra(flux: Tensor, redshift: Tensor, largest: float, highest: float
     moved = flux.gather(1, pixel.clamp(0, W - 1)) * known
     mean = moved.sum(dim=1, keepdim=True) / known.sum(dim=1, keepdim=True).clamp(min=1)
     return torch.where(known, moved, mean), there.expm1().to(redshift.dtype)
+
+
+def dim_continuum(flux: Tensor, most: float) -> Tensor:
+    """Take a share of 0 to `most`, drawn for each spectrum (B, W), off its continuum: lines stand out more.
+
+    The continuum is a running mean in which what is farther from it than usual (the lines) counts but as far
+    as usual.
+    """
+    rough = _running_mean(flux)
+    usual = _running_mean((flux - rough).abs())
+    continuum = _running_mean(torch.minimum(torch.maximum(flux, rough - usual), rough + usual))
+    return flux - most * torch.rand(len(flux), 1, device=flux.device) * continuum
+
+
+def _running_mean(flux: Tensor) -> Tensor:
+    half = CONTINUUM_PIXELS // 2
+    padded = F.pad(flux[:, None], (half, half), mode="replicate")
+    return F.avg_pool1d(padded, CONTINUUM_PIXELS, stride=1)[:, 0]

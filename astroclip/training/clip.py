@@ -22,7 +22,7 @@ from astroclip.models.vit import ImageEncoder
 from astroclip.preprocess.image import prepare_images
 from astroclip.preprocess.spectrum import prepare_spectra
 from astroclip.schema import PairsKey
-from astroclip.training.augment import degrade_spectra, flip_and_turn, shift_spectra
+from astroclip.training.augment import degrade_spectra, dim_continuum, flip_and_turn, shift_spectra
 from astroclip.training.galaxies import ROWS, Batch
 from astroclip.training.guide import RedshiftGuide
 from astroclip.training.optim import make_optimizer
@@ -169,8 +169,11 @@ class ClipModule(LightningModule):
         if guide is None:
             return image, self.model.encode_spectrum(flux), image.new_zeros(())
         redshift, moved = batch[PairsKey.REDSHIFT], round(guide.settings.shifted * len(flux))
-        more = shift_spectra(flux[:moved], redshift[:moved], guide.settings.shift, guide.settings.highest)
-        flux, redshift = torch.cat([flux, more[0]]), torch.cat([redshift, more[1]])
+        more, there = shift_spectra(
+            flux[:moved], redshift[:moved], guide.settings.shift, guide.settings.highest
+        )
+        flux = torch.cat([flux, dim_continuum(more, guide.settings.dimmed)])
+        redshift = torch.cat([redshift, there])
         spectrum = self.model.encode_spectrum(flux)
         return image, spectrum[: len(image)], guide(spectrum, redshift)
 

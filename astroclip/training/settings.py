@@ -81,6 +81,7 @@ class GuideSettings(Settings):
     softness: float = Field(2.0, gt=0)  # standard deviation of the target, in bins
     shifted: Share = 0.0  # of each batch it sees once more, at another redshift
     shift: float = Field(0.2, gt=0)  # largest, in ln wavelength
+    dimmed: Share = 0.0  # most that is taken off the continuum of these
 
 
 class DegradeSettings(Settings):

@@ -35,7 +35,7 @@ wheel: .venv/.installed
 MINI := mini
 GALAXIES := 48000
 RECIPE :=
-STEPS := 900
+STEPS := 750
 SHIP := astroclip/models/mini
 LABELS := Z,MAG_G,MAG_R,MAG_Z,LOG_MSTAR,Z_MW,TAGE_MW,AVG_SFR,*_total-votes,*_debiased
 

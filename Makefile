@@ -31,7 +31,7 @@ wheel: .venv/.installed
 	cd dist && ../.wheel-venv/bin/astroclip --json models info mini >/dev/null
 	rm -rf .wheel-venv
 
-# The model that ships, from nothing: some hours on 2 cores, 50 GB of disk; a run that was stopped goes on.
+# The model that ships, from nothing: two hours on 2 cores, 55 GB of disk; a run that was stopped goes on.
 MINI := mini
 GALAXIES := 48000
 RECIPE :=

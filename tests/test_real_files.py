@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 
 from astroclip.cli.main import app
 from astroclip.predict.tasks import predict_catalog
-from astroclip.schema import PIXSCALE, EmbedFlag
+from astroclip.schema import PIXSCALE, EmbedFlag, PredictFlag
 from astroclip.surveys.desi import read_redrock
 from astroclip.surveys.legacysurvey import read_cutout
 
@@ -154,15 +154,38 @@ def test_mini_estimates_from_real_stamps(survey_data, tmp_path):
     ]
 
 
-def test_mini_finds_the_redshift_of_a_real_galaxy(survey_data, tmp_path):
-    """Of a luminous red galaxy of DESI; rows without data are kept and flagged."""
-    source = survey_data / "desi" / "coadd-sv3-dark-26065.fits.gz"
-    report = run("predict", "redshift", source, "--method", "knn", "-o", tmp_path / "z.fits")
-    assert (report["rows"], report["predicted"]) == (5, 2)
+@pytest.mark.parametrize(
+    ("name", "known"),
+    [
+        ("coadd-sv3-dark-26065.fits.gz", {39627866878511337: 0.83648, 39627866878514741: 0.98060}),
+        ("coadd-4-80613-thru20210324.fits", {39633345008634465: 0.368744}),
+    ],
+)
+def test_mini_finds_redshifts_of_real_galaxies(survey_data, tmp_path, name, known):
+    """Of DESI's luminous red galaxies, and of one with strong lines; rows without data are flagged."""
+    source = survey_data / "desi" / name
+    report = run("predict", "redshift", source, "-o", tmp_path / "z.fits")
     table = fitsio.read(tmp_path / "z.fits", ext="FIBERMAP")
-    row = table[table["TARGETID"] == 39627866878511337][0]
-    assert abs(row["Z_PRED_MEAN"] - 0.83648) / 1.83648 < 0.01
-    assert row["Z_PRED_L95"] < 0.83648 < row["Z_PRED_U95"]
+    assert (report["rows"], report["predicted"]) == (len(fitsio.read(source, ext="FIBERMAP")), len(known))
+    for row in table:
+        if row["TARGETID"] not in known:
+            assert row["PREDICT_FLAG"] & PredictFlag.NO_EMBEDDING
+            continue
+        redshift = known[row["TARGETID"]]
+        assert abs(row["Z_PRED_MEDIAN"] - redshift) / (1 + redshift) < 0.01
+        assert row["Z_PRED_L95"] < redshift < row["Z_PRED_U95"]
+
+
+def test_mini_finds_redshifts_of_real_sdss_galaxies(survey_data, tmp_path):
+    """Of another spectrograph, whose spectra cover a part of DESI's."""
+    columns = {"PLATE": [295, 2580], "MJD": [51585, 54092], "FIBERID": [596, 470]}
+    Table(columns).write(tmp_path / "plates.fits")
+    folder = survey_data / "sdss"
+    run("embed", tmp_path / "plates.fits", "--spectra", folder, "-o", tmp_path / "embedded.fits")
+    run("predict", "redshift", tmp_path / "embedded.fits", "-o", tmp_path / "z.fits")
+    found = fitsio.read(tmp_path / "z.fits")["Z_PRED_MEDIAN"]
+    known = [float(fitsio.read(path, ext=2)["Z"][0]) for path in sorted(folder.glob("spec-*.fits"))]
+    np.testing.assert_allclose(np.log1p(found), np.log1p(known), atol=0.01)
 
 
 def test_sdss_spectra_of_a_folder(survey_data, tiny_model, tmp_path):

@@ -19,7 +19,6 @@ from torch.nn import functional as F
 FOLDS = 5
 CUTS = 2  # into folds; as many members are blind to a row
 MEMBERS = CUTS * FOLDS
-STEPS = 1000  # of training, if 10 to 200 epochs make them
 LEARNING_RATE = 4e-3  # falls to 0 as a cosine
 BATCHES = 25  # an epoch, if batches of 16 to 256 rows allow it
 JUDGED = 20_000  # rows, at most, on which an epoch is judged
@@ -42,12 +41,15 @@ class Head(NamedTuple):
         If not 0, a number is learnt as the shares of so many bins.
     noise
         Standard deviation of what is added to the standardised vectors in training.
+    steps
+        Of training, if 10 to 200 epochs make them.
     """
 
     hidden: tuple[int, ...]
     dropout: float
     bins: int = 0
     noise: float = 0.0
+    steps: int = 1000
 
 
 class Ensemble(NamedTuple):
@@ -92,7 +94,7 @@ class Ensemble(NamedTuple):
 def train_ensemble(x: Tensor, outputs: int, loss: Loss, head: Head, seed: int = 0) -> tuple[Ensemble, Tensor]:
     """Train an ensemble.
 
-    Differs from Parker+24: ten networks rather than one; GELU, as labels vary smoothly; about 1000 steps with
+    Differs from Parker+24: ten networks rather than one; GELU, as labels vary smoothly; `steps` steps with
     a falling learning rate, of which the epoch with the lowest loss on held-out rows (at most `JUDGED`) is
     kept, not always the last of 10 or 25; batches grow with the reference (16 to 256, not always 64).
 
@@ -118,7 +120,7 @@ def train_ensemble(x: Tensor, outputs: int, loss: Loss, head: Head, seed: int = 
     fold = torch.stack([torch.randperm(len(x), generator=generator) % FOLDS for _ in range(CUTS)])
     seen = [(cut != part).nonzero()[:, 0] for cut in fold for part in range(FOLDS)]
     size = int(np.clip(len(x) // BATCHES, 16, 256))
-    epochs = int(np.clip(STEPS * size / len(seen[0]), 10, 200))
+    epochs = int(np.clip(head.steps * size / len(seen[0]), 10, 200))
     ensemble = _start(x.shape[1], outputs, head, generator)
     judged = torch.randperm(len(x), generator=generator)[:JUDGED]
     with torch.random.fork_rng(devices=[]):

@@ -19,7 +19,7 @@ TASKS = ("redshift", "properties", "morphology", "label")
 # and where two are possible it says what is between; three of 256 with dropout 0.2 are no better at votes
 # than these
 HEADS = {task: Head((64, 64), dropout=0.1) for task in TASKS}
-HEADS["redshift"] = Head((128,), dropout=0.0, bins=400, noise=0.2)
+HEADS["redshift"] = Head((128,), dropout=0.0, bins=400, noise=0.2, steps=500)
 MIN_VOTES = 3  # on a question; with fewer a galaxy says nothing about it
 HIGHEST = 8.0  # redshift; a column Z of greater values holds magnitudes
 MAX_CLASSES = 10  # integers with more different values are numbers, unless the user says otherwise

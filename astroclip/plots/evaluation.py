@@ -147,7 +147,7 @@ def draw_confusions(confusions: Mapping[str, tuple[Sequence[str], NDArray[np.int
     """
     columns = min(len(confusions), 3)
     rows = -(-len(confusions) // columns)
-    figure = Figure((3.9 * columns + 0.7, 3.6 * rows), layout="constrained")
+    figure = Figure((3.9 * columns + 0.9, 3.6 * rows + 0.3), layout="constrained")
     panels = figure.subplots(rows, columns, squeeze=False).ravel()
     for unused in panels[len(confusions) :]:
         unused.remove()
@@ -165,8 +165,8 @@ def draw_confusions(confusions: Mapping[str, tuple[Sequence[str], NDArray[np.int
         axes.set_title(f"{question} (n = {counts.sum():,})", fontsize=9.5)
         axes.set_xlabel("predicted answer", fontsize=8.5)
         axes.set_ylabel("answer of the volunteers", fontsize=8.5)
-    label = "share of the galaxies with this answer of the volunteers (grey: none)"
-    figure.colorbar(drawn, ax=list(panels[: len(confusions)]), label=label, aspect=30)
+    label = "share of the galaxies with this\nanswer of the volunteers (grey: none)"
+    figure.colorbar(drawn, ax=list(panels[: len(confusions)]), label=label, aspect=20 * rows)
     return figure
 
 

@@ -126,6 +126,7 @@ def test_errors_have_their_exit_codes(tmp_path, monkeypatch, capsys, words, code
 def test_two_processes_make_the_steps_of_one(pairs, tmp_path):
     """Two that share a batch (gloo) against one with all of it; nothing is drawn at random in its steps."""
     plain = ["augment=false", "model.head.dropout=0", "optim.warmup_steps=0", "optim.lr=5e-5"]
+    plain += ["degrade=null", "guide.shifted=0"]
     plain += ["optim.algorithm=adamw"]  # Muon computes in bfloat16
     one = [*words_of("clip", pairs, tmp_path / "one", *plain), "data.batch_size=4"]
     two = [*words_of("clip", pairs, tmp_path / "two", *plain), "data.batch_size=2"]

@@ -47,7 +47,7 @@ def test_a_guided_alignment_learns_redshifts_and_ships_without_the_guide(tmp_pat
              "model.head.embed_dim=16", "guide.highest=0.5", "guide.bins=20", "guide.softness=0.5",
              "optim.lr=5e-3", "data.batch_size=24", "run.steps=80", "run.val_every=40",
              "run.log_every=1", "optim.warmup_steps=5", "optim.decay_steps=100",
-             "run.val_batches=null"]  # fmt: skip
+             "run.val_batches=null", "degrade=null", "guide.shifted=0"]  # fmt: skip
     train("clip", pairs, tmp_path / "run", "mini-clip", small, gpus=0)
     lines = [line.split(",") for line in (tmp_path / "run" / "metrics.csv").read_text().splitlines()]
     column = lines[0].index("guide_loss")

@@ -36,7 +36,7 @@ MINI := mini
 GALAXIES := 48000
 RECIPE :=
 STEPS := 750
-SHIP := astroclip/models/mini
+SHIP := astroclip/model/mini
 LABELS := Z,MAG_G,MAG_R,MAG_Z,LOG_MSTAR,Z_MW,TAGE_MW,AVG_SFR,*_total-votes,*_debiased
 
 mini: $(MINI)/clip/reference.safetensors

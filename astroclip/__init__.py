@@ -7,17 +7,17 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from astroclip.embed import embed_catalog
-    from astroclip.embedder import Embedder, load_model
-    from astroclip.preprocess.image import to_rgb
+    from astroclip.model.embedder import Embedder, load_model
+    from astroclip.model.prepare_images import to_rgb
+    from astroclip.predict.embed import embed_catalog
 
 __version__ = "0.1.0"
 
 _WHERE = {
-    "Embedder": "astroclip.embedder",
-    "load_model": "astroclip.embedder",
-    "embed_catalog": "astroclip.embed",
-    "to_rgb": "astroclip.preprocess.image",
+    "Embedder": "astroclip.model.embedder",
+    "load_model": "astroclip.model.embedder",
+    "embed_catalog": "astroclip.predict.embed",
+    "to_rgb": "astroclip.model.prepare_images",
 }
 __all__ = ["Embedder", "embed_catalog", "load_model", "to_rgb"]
 

@@ -8,13 +8,13 @@ from typing import Any, NamedTuple
 import numpy as np
 import yaml
 
-from astroclip.catalog import open_catalog
 from astroclip.errors import DataError, UsageError
 from astroclip.evaluate.report import METRICS_FILE
 from astroclip.mock.label_files import PROVABGS_NAME, VOTES_NAME
 from astroclip.mock.survey import EXTRA, MIN_GALAXIES
-from astroclip.models.hub import find_model
+from astroclip.model.hub import find_model
 from astroclip.schema import TARGETID
+from astroclip.tables import open_table
 
 TRAINING_SEED = 1  # of the mock sky that `mini` learned from
 RESULT, GALLERY, FIGURES = "galaxies.fits", "look-alikes.png", "figures"
@@ -160,7 +160,7 @@ def _commands(out: Path, galaxies: int, seed: int, model: str) -> Iterator[list[
 
 def _brightest(path: Path) -> int:
     """Return the TARGETID of the galaxy of smallest r magnitude that has an image and a spectrum."""
-    with open_catalog(path) as table:
+    with open_table(path) as table:
         held = table.read([TARGETID, "PAIR", "MAG_R"])
     magnitude = np.where(held["PAIR"] >= 0, held["MAG_R"], np.nan)
     return int(held[TARGETID][np.nanargmin(magnitude)])

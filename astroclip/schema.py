@@ -120,7 +120,7 @@ SFR_NAMES = ("SFR", "AVG_SFR")  # solMass/yr
 LOGSFR_NAMES = ("LOGSFR", "LOG_SFR")
 
 
-# --- the pairs file: HDF5, described in astroclip/pairs/layout.py -----------------------------------------
+# --- the pairs file: HDF5, described in astroclip/data/pairs/pairs_format.py ------------------------------
 PAIRS_FORMAT = "astroclip pairs"  # root attribute `format`
 PAIRS_VERSION = 1  # root attribute `format_version`
 PAIRS_LABELS = "labels"  # group of the labels

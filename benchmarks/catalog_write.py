@@ -14,8 +14,8 @@ from pathlib import Path
 import fitsio
 import numpy as np
 
-from astroclip.catalog import append_columns, open_catalog
 from astroclip.schema import IMAGE_EMBEDDING, SPECTRUM_EMBEDDING, ColumnSpec
+from astroclip.tables import append_columns, open_table
 
 ROWS = (50_000, 200_000)
 BLOCK = 2048  # rows
@@ -38,7 +38,7 @@ def append(source: Path, output: Path, block: dict[str, np.ndarray]) -> float:
     start = time.perf_counter()
     columns = [ColumnSpec(name, "f4", (WIDTH,)) for name in block]
     with (
-        open_catalog(source) as catalog,
+        open_table(source) as catalog,
         append_columns(catalog, output, columns, overwrite=True) as appender,
     ):
         for at in range(0, catalog.nrows, BLOCK):

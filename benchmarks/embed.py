@@ -20,12 +20,12 @@ import numpy as np
 import torch
 
 from astroclip.config import read_model_config
-from astroclip.embed import embed_catalog
-from astroclip.embedder import load_model
-from astroclip.models.checkpoint import save_model
-from astroclip.models.clip import build_model
-from astroclip.preprocess.image import prepare_images
-from astroclip.preprocess.spectrum import prepare_spectra
+from astroclip.model.checkpoint import save_model
+from astroclip.model.clip import build_model
+from astroclip.model.embedder import load_model
+from astroclip.model.prepare_images import prepare_images
+from astroclip.model.prepare_spectra import prepare_spectra
+from astroclip.predict.embed import embed_catalog
 
 
 def write_catalog(path: Path, rows: int) -> None:

@@ -21,8 +21,8 @@ import torch
 from torch import Tensor
 
 from astroclip.config import HeadConfig, ModelConfig, read_model_config
-from astroclip.models.clip import AstroCLIP, build_model
-from astroclip.preprocess.spectrum import to_patches
+from astroclip.model.clip import AstroCLIP, build_model
+from astroclip.model.prepare_spectra import to_patches
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 

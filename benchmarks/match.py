@@ -76,7 +76,7 @@ def clock() -> np.ndarray:
 
 def run_ours(left: str, right: str, radius: float) -> dict[str, float]:
     """In memory, warm: the second call."""
-    from astroclip.crossmatch.sky import match_sky
+    from astroclip.sky import match_sky
 
     a, b = Table(left).load(), Table(right).load()
     for _ in range(2):
@@ -105,7 +105,7 @@ def run_astropy(left: str, right: str, radius: float) -> dict[str, float]:
 
 def run_ours_files(left: str, right: str, radius: float, output: str) -> dict[str, float]:
     """From FITS to FITS, the right side streamed."""
-    from astroclip.crossmatch.sky import match_sky
+    from astroclip.sky import match_sky
 
     matches = match_sky(Table(left).load(), Table(right), radius)
     columns = [matches.left, matches.right, matches.separation_arcsec]

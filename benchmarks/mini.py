@@ -17,8 +17,8 @@ import numpy as np
 
 from astroclip.evaluate import evaluate_table
 from astroclip.evaluate.score import Evaluation
-from astroclip.models.checkpoint import CARD
-from astroclip.models.hub import find_model
+from astroclip.model.checkpoint import CARD
+from astroclip.model.hub import find_model
 from astroclip.predict.tasks import predict_catalog
 
 TEST = 2  # in SPLIT

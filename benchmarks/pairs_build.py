@@ -23,8 +23,8 @@ import fitsio
 import h5py
 import numpy as np
 
+from astroclip.data.legacysurvey import encode_targetid
 from astroclip.schema import CUTOUT_SIZE, desi_wave
-from astroclip.surveys.legacysurvey import encode_targetid
 
 TARGETS = 500  # in a coadd
 PIECE = 8 << 20

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from astroclip.pairs import open_pairs, write_pairs
+from astroclip.data.pairs import open_pairs, write_pairs
 from astroclip.schema import CUTOUT_SIZE, N_WAVE
 
 BLOCK_ROWS = 256

@@ -17,7 +17,7 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from astroclip.preprocess.image import center_crop, prepare_images, to_rgb
+from astroclip.model.prepare_images import center_crop, prepare_images, to_rgb
 
 
 def stretch_plainly(image: np.ndarray) -> np.ndarray:

@@ -24,10 +24,10 @@ import h5py
 import numpy as np
 import torch
 
-from astroclip.pairs import write_pairs
-from astroclip.pairs.layout import find_places
+from astroclip.data.pairs import write_pairs
+from astroclip.data.pairs.pairs_format import find_places
 from astroclip.schema import CUTOUT_SIZE, N_WAVE, Split
-from astroclip.training.data import make_loader
+from astroclip.training.batches import make_loader
 from astroclip.training.galaxies import Galaxies
 
 NEEDED = 250_000 * 72 * 4 / (46 * 3600)  # images/s of a node of 4 A100s, as published

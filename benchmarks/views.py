@@ -27,7 +27,7 @@ import numpy as np
 import torch
 from scipy import ndimage
 
-from astroclip.preprocess.views import NOISE_SIGMA, PSF_SIGMA, View, make_views
+from astroclip.model.views import NOISE_SIGMA, PSF_SIGMA, View, make_views
 
 VIEWS = (View(144, 1, 0.0, 0.0), View(144, 1, 0.9, 0.9), View(60, 8, 0.5, 0.5))
 PUBLISHED = 250_000 * 72 * 20 / (46 * 3600) / 5  # images/s of a node

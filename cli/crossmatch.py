@@ -77,7 +77,7 @@ def crossmatch(
     """Match SPECTRA with IMAGES: a match table, and the paired data set of what has both."""
     from astroclip.crossmatch.build import build_pairs
     from astroclip.crossmatch.plan import CrossmatchSettings
-    from astroclip.pairs import SplitSettings
+    from astroclip.data.pairs import SplitSettings
 
     split = SplitSettings(fractions, seed=seed)
     settings = CrossmatchSettings(

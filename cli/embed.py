@@ -57,7 +57,7 @@ def embed(
     slurm: SlurmRequest | None = None,
 ) -> None:
     """Embed the galaxies of CATALOG: the same rows, with embedding columns and a flag."""
-    from astroclip.sources import SourceOptions
+    from astroclip.model.sources import SourceOptions
 
     if merge:
         _merge(catalog, output, shards, overwrite)
@@ -79,7 +79,7 @@ def embed(
 
 def _embed(**run: Any) -> None:
     """Embed a catalogue, or a part of it."""
-    from astroclip.embed import embed_catalog
+    from astroclip.predict.embed import embed_catalog
 
     with out.progress("Embedding") as progress:
         report = embed_catalog(**run, progress=progress)
@@ -89,14 +89,14 @@ def _embed(**run: Any) -> None:
 
 def _merge(catalog: Path, output: Path | None, shards: int | None, overwrite: bool) -> None:
     """Put parts together."""
-    from astroclip.embed import merge_embedded
+    from astroclip.predict.embed import merge_embedded
 
     out.result({"output": merge_embedded(catalog, output, shards, overwrite=overwrite)})
 
 
 def _submit(slurm: SlurmRequest, run: dict[str, Any], array: int | None, gpus: int | None) -> None:
     """Embed in a job, or in an array of jobs and a last one that merges; what is wrong is said beforehand."""
-    from astroclip.embed import embed_catalog, missing_shards
+    from astroclip.predict.embed import embed_catalog, missing_shards
 
     if array is not None and run["shard"]:
         raise UsageError("--array makes the shards itself: leave out --shard and --shards")

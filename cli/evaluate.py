@@ -11,7 +11,7 @@ from .output import output as out
 
 if TYPE_CHECKING:
     from astroclip.evaluate import Report
-    from astroclip.evaluate.paper import PaperReport
+    from astroclip.evaluate.paper.table import PaperReport
 
 
 class _TableFirst(TyperGroup):
@@ -91,8 +91,8 @@ def paper(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the results there.")] = False,
 ) -> None:
     """Make the published table on your pairs: zero-shot, few-shot, supervised; beside the paper's scores."""
-    from astroclip.evaluate.baselines import Training
-    from astroclip.evaluate.paper import evaluate_paper
+    from astroclip.evaluate.paper.baselines import Training
+    from astroclip.evaluate.paper.table import evaluate_paper
 
     training = Training(epochs, steps, seed=seed)
     with out.progress("Evaluating") as progress:

@@ -8,7 +8,7 @@ import typer
 from .output import output as out
 
 if TYPE_CHECKING:
-    from astroclip.describe import FileReport
+    from astroclip.data.describe import FileReport
 
 
 def inspect(
@@ -19,7 +19,7 @@ def inspect(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the picture if it exists.")] = False,
 ) -> None:
     """Say what FILE is, its rows, columns, coverage and problems; draw a sample of it."""
-    from astroclip.describe import inspect_file, read_sample
+    from astroclip.data.describe import inspect_file, read_sample
 
     if plot:
         from astroclip.plots import check_figure, plot_pairs

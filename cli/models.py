@@ -19,7 +19,7 @@ Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace a model th
 @app.command("list")
 def list_() -> None:
     """List the models that are here, and the published ones to pull."""
-    from astroclip.models.hub import list_models
+    from astroclip.model.hub import list_models
 
     columns = ("name", "modality", "width", "parameters", "source", "path")
     out.table(columns, [(*model[:5], model.path or "not pulled") for model in list_models()])
@@ -29,8 +29,8 @@ def list_() -> None:
 def info(name: Annotated[str, typer.Argument(metavar="NAME|DIR", help="Model name or directory.")]) -> None:
     """Describe a model: sizes, origin, hash of its weights, settings."""
     from astroclip.config import read_model_config
-    from astroclip.models.checkpoint import CONFIG, model_hash, read_info
-    from astroclip.models.hub import find_model
+    from astroclip.model.checkpoint import CONFIG, model_hash, read_info
+    from astroclip.model.hub import find_model
 
     directory = find_model(name)
     config = read_model_config(directory / CONFIG).model_dump(exclude_none=True)
@@ -45,7 +45,7 @@ def pull(
     """Fetch a model from the Hugging Face hub; a published pickle is converted without executing it."""
     from huggingface_hub.utils.tqdm import disable_progress_bars
 
-    from astroclip.models.hub import pull_model
+    from astroclip.model.hub import pull_model
 
     if out.quiet or out.json:
         disable_progress_bars()
@@ -60,7 +60,7 @@ def convert(
     overwrite: Overwrite = False,
 ) -> None:
     """Turn a published checkpoint into a model directory, without executing it."""
-    from astroclip.models.checkpoint import convert_checkpoint
+    from astroclip.model.checkpoint import convert_checkpoint
 
     with out.progress("Converting"):
         config = convert_checkpoint(checkpoint, output, settings, overwrite=overwrite)
@@ -76,7 +76,7 @@ def init(
     overwrite: Overwrite = False,
 ) -> None:
     """Make an untrained model: random weights, for tests and for training from scratch."""
-    from astroclip.models.checkpoint import init_model
+    from astroclip.model.checkpoint import init_model
 
     with out.progress("Drawing weights"):
         config = init_model(preset, output, settings, seed=seed, overwrite=overwrite)

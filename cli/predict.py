@@ -86,8 +86,8 @@ def _task(command: Callable[..., None]) -> Callable[..., None]:
 
 def _predict(task: str, values: dict[str, Any]) -> None:
     """Predict, and print what was done."""
+    from astroclip.model.sources import SourceOptions
     from astroclip.predict.tasks import predict_catalog
-    from astroclip.sources import SourceOptions
 
     given = {name: values.pop(name) for name in EMBEDDING}
     tolerances = SourceOptions(*(given.pop(name) for name in ("max_bad", "radius_arcsec", "resample")))

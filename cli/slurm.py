@@ -14,7 +14,7 @@ from astroclip.errors import UsageError
 from .output import output as out
 
 if TYPE_CHECKING:
-    from astroclip.launch import Launcher
+    from astroclip.cluster import Launcher
 
 
 def _option(*names: str, help: str) -> Any:
@@ -95,7 +95,7 @@ def submit(
 
     The arguments `again` replace those of a call whose job starts again. With --dry-run, print the scripts.
     """
-    from astroclip.launch import Launcher, SlurmOptions, follow
+    from astroclip.cluster import Launcher, SlurmOptions, follow
 
     options = SlurmOptions(nodes=nodes, gpus=gpus, **request.options)
     launcher = Launcher(folder, name, options, tasks_per_node)
@@ -121,7 +121,7 @@ def _say_now(line: str) -> None:
 
 def _print_scripts(launcher: "Launcher", calls: int, then: bool) -> None:
     """Print the batch script of a job, or of an array and of what comes after it."""
-    from astroclip.launch import Submitted
+    from astroclip.cluster import Submitted
 
     scripts = [launcher.script(calls)]
     if then:

@@ -74,7 +74,7 @@ def _train(**work: Any) -> None:
 def _submit(slurm: SlurmRequest, work: dict[str, Any], gpus: int | None, nodes: int) -> None:
     """Train in a job, with one process a GPU; what is wrong is said beforehand, and the settings are kept."""
     from astroclip.training.fit import check_training
-    from astroclip.training.run import JOBS
+    from astroclip.training.runs import JOBS
 
     settled = {"config": check_training(**work), "overrides": (), "gpus": gpus, "nodes": nodes}
     again = {"resume": True, "overwrite": False}

@@ -18,7 +18,8 @@ import fitsio
 import matplotlib as mpl
 import numpy as np
 
-from astroclip.mock import sky, spectra
+from astroclip.mock import observe as spectra
+from astroclip.mock import scene as sky
 from astroclip.mock.lines import LINES
 from astroclip.mock.sed import distance_factor, load_photometry, synthesise
 from astroclip.mock.truth import SKY_VARIANCE_R, transmission

@@ -9,7 +9,7 @@ import h5py
 import numpy as np
 import pyarrow as pa
 
-from astroclip.pairs import Label, SplitSettings, write_pairs
+from astroclip.data.pairs import Label, SplitSettings, write_pairs
 
 LABELS = [
     Label("log_mstar", "<f4", "dex(Msun)", "PROVABGS, Chabrier, h = 0.7"),

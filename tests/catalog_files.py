@@ -12,8 +12,8 @@ import pytest
 from astropy.io import fits
 from numpy.typing import NDArray
 
-from astroclip.catalog import append_columns, open_catalog
 from astroclip.schema import ColumnSpec
+from astroclip.tables import append_columns, open_table
 
 # name, TFORM, type as stored, further cards
 LAYOUT: list[tuple[str, str, Any, dict[str, Any]]] = [
@@ -175,7 +175,7 @@ def parts_of(path: Path, hdu: int) -> tuple[list[str], NDArray[np.uint8], bytes,
 
 def append_all(source: Path, output: Path, block: int = 5, **kwargs: Any) -> dict[str, NDArray[Any]]:
     """Add the simple columns to a catalogue, block by block, and return their values."""
-    with open_catalog(source, scratch=output.parent) as catalog:
+    with open_table(source, scratch=output.parent) as catalog:
         columns, values = simple_columns(catalog.nrows)
         with append_columns(catalog, output, columns, **kwargs) as appender:
             for at in range(0, catalog.nrows, block):
@@ -185,7 +185,7 @@ def append_all(source: Path, output: Path, block: int = 5, **kwargs: Any) -> dic
 
 def read_all(path: Path) -> dict[str, NDArray[Any]]:
     """Read all columns of a catalogue."""
-    with open_catalog(path) as catalog:
+    with open_table(path) as catalog:
         return catalog.read(catalog.columns)
 
 

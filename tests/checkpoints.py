@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from astroclip.config import ModelConfig, make_settings
-from astroclip.models.clip import build_model
+from astroclip.model.clip import build_model
 
 IMAGE = {"image_size": 24, "patch_size": 6, "embed_dim": 24, "depth": 4, "num_heads": 3, "mlp_ratio": 2}
 SPECTRUM = {"max_len": 30, "embed_dim": 16, "num_layers": 2, "num_heads": 4, "mlp_ratio": 3, "dropout": 0.1}
@@ -75,8 +75,8 @@ class SpecFormer(nn.Module):
 
 
 FOREIGN = {
-    "astroclip.models.astroclip": (ImageHead, SpectrumHead),
-    "astroclip.models.specformer": (SpecFormer,),
+    "astroclip.model.astroclip": (ImageHead, SpectrumHead),
+    "astroclip.model.specformer": (SpecFormer,),
 }
 
 
@@ -111,7 +111,7 @@ def _hyper_parameters(config: ModelConfig) -> dict[str, Any]:
             "dropout": config.spectrum.dropout,
         }
     if config.head is None:
-        return {**recorded, "_class_path": "astroclip.models.SpecFormer", "_instantiator": "jsonargparse"}
+        return {**recorded, "_class_path": "astroclip.model.SpecFormer", "_instantiator": "jsonargparse"}
     heads: dict[str, Any] = {"temperature": config.logit_scale, "logit_scale": 2.7}
     for encoder, cls in (("image_encoder", ImageHead), ("spectrum_encoder", SpectrumHead)):
         head = heads[encoder] = cls()

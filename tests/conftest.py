@@ -37,8 +37,8 @@ def rng() -> np.random.Generator:
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model directory of both modalities, small enough to run in milliseconds; random weights."""
     from astroclip.config import ModelConfig, make_settings
-    from astroclip.models.checkpoint import save_model
-    from astroclip.models.clip import build_model
+    from astroclip.model.checkpoint import save_model
+    from astroclip.model.clip import build_model
 
     sizes = {
         "name": "tiny",

@@ -15,9 +15,9 @@ from pathlib import Path
 
 import numpy as np
 
-from astroclip.crossmatch import pixels
+from astroclip.crossmatch import pair_pixels as pixels
 from astroclip.crossmatch.build import build_pairs
-from astroclip.pairs import writer
+from astroclip.data.pairs import writer
 
 
 def die_at(number: int) -> None:

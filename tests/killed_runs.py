@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from catalog_files import simple_columns
 
-from astroclip.catalog import append, append_columns, open_catalog
+from astroclip.tables import append, append_columns, open_table
 
 
 def die() -> None:
@@ -52,7 +52,7 @@ def die_while_syncing(budget: int, *, before: bool) -> None:
 
 def run(source: Path, output: Path, block: int) -> None:
     append.JOURNAL_SECONDS = 0
-    with open_catalog(source, scratch=output.parent) as catalog:
+    with open_table(source, scratch=output.parent) as catalog:
         columns, values = simple_columns(catalog.nrows)
         with append_columns(
             catalog, output, columns, resume=True, cards={"RUN": os.getpid() % 7}

@@ -8,8 +8,8 @@ import numpy as np
 from builders import truncate, write_coadd
 from builders_hdf5 import write_stein
 
+from astroclip.data.legacysurvey import encode_targetid
 from astroclip.schema import Reason
-from astroclip.surveys.legacysurvey import encode_targetid
 
 BRICK = 5000
 SIZE = 8  # px of the cut-outs

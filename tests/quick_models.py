@@ -6,7 +6,7 @@ from pathlib import Path
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
-from astroclip.models.hub import find_model
+from astroclip.model.hub import find_model
 from astroclip.predict.reference import REFERENCE
 
 KEPT = ("_EMBEDDING", "Z", "LOG_MSTAR", "Z_MW", "TAGE_MW", "AVG_SFR", "_debiased", "_total-votes")

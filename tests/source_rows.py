@@ -6,10 +6,10 @@ import fitsio
 import numpy as np
 import torch
 
-from astroclip.catalog import open_catalog
-from astroclip.preprocess.image import prepare_images
+from astroclip.model.prepare_images import prepare_images
+from astroclip.model.sources import ModelInputs, SourceOptions, image_source, spectrum_source
 from astroclip.schema import EmbedFlag
-from astroclip.sources import ModelInputs, SourceOptions, image_source, spectrum_source
+from astroclip.tables import open_table
 
 SIZE = 48
 NO, OPTIONS = EmbedFlag(0), SourceOptions()
@@ -35,13 +35,13 @@ def write_table(
 def read_images(
     path: Path, wanted: object = None, options: SourceOptions = OPTIONS, size: int = SIZE
 ) -> ModelInputs:
-    with open_catalog(path) as table:
+    with open_table(path) as table:
         source = image_source(table, None if wanted is None else str(wanted), size, options)
         return source.read(table.read(source.columns, 0, table.nrows), 0)
 
 
 def read_spectra(path: Path, wanted: object = None, options: SourceOptions = OPTIONS) -> ModelInputs:
-    with open_catalog(path) as table:
+    with open_table(path) as table:
         source = spectrum_source(table, None if wanted is None else str(wanted), options)
         return source.read(table.read(source.columns, 0, table.nrows), 0)
 

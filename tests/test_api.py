@@ -82,8 +82,8 @@ def test_outputs_can_be_used_in_training(model, rng):
 
 def test_a_model_of_one_modality(tmp_path):
     from astroclip.config import ModelConfig, make_settings
-    from astroclip.models.checkpoint import save_model
-    from astroclip.models.clip import build_model
+    from astroclip.model.checkpoint import save_model
+    from astroclip.model.clip import build_model
 
     config = make_settings(ModelConfig, {"image": {"embed_dim": 24, "depth": 1, "num_heads": 2}}, "here")
     save_model(build_model(config, 0), config, tmp_path / "image")

@@ -11,7 +11,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from astroclip.errors import CheckpointError
-from astroclip.models.unpickle import read_checkpoint
+from astroclip.model.unpickle import read_checkpoint
 
 SIX = {"data/0": np.arange(6, dtype="<f4").tobytes()}
 

@@ -19,16 +19,16 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from astroclip import __version__
-from astroclip.catalog import append_columns, open_catalog
-from astroclip.catalog.hdus import Checksum
 from astroclip.errors import DataError, UsageError
 from astroclip.schema import ColumnSpec
+from astroclip.tables import append_columns, open_table
+from astroclip.tables.hdus import Checksum
 
 
 def check_values(path: Path, values: dict[str, NDArray[Any]], hdu: int | str = "ZCATALOG") -> None:
     """Compare the new columns as astropy, fitsio and we read them."""
     astropy_rows, fitsio_rows = fits.getdata(path, hdu), fitsio.read(path, columns=list(values), ext=hdu)
-    with open_catalog(path, hdu) as catalog:
+    with open_table(path, hdu) as catalog:
         ours = catalog.read(values)
     for name, value in values.items():
         np.testing.assert_array_equal(ours[name], value)
@@ -123,7 +123,7 @@ def test_replacing_the_input_and_its_columns(tmp_path: Path) -> None:
     size = path.stat().st_size
     with pytest.raises(UsageError, match="has a column 'IMAGE_EMBEDDING' already"):
         append_all(path, path, overwrite=True)
-    with open_catalog(path) as catalog:
+    with open_table(path) as catalog:
         columns, values = simple_columns(catalog.nrows)
         values["EMBED_FLAG"] = values["EMBED_FLAG"] + 1
         with append_columns(catalog, path, columns, overwrite=True, overwrite_columns=True) as appender:
@@ -137,7 +137,7 @@ def test_replacing_the_input_and_its_columns(tmp_path: Path) -> None:
         ColumnSpec("SCALED", "i2"),
     ):
         with (
-            open_catalog(path) as catalog,
+            open_table(path) as catalog,
             pytest.raises(UsageError, match="cannot be replaced"),
             append_columns(catalog, path, [spec], overwrite=True, overwrite_columns=True),
         ):
@@ -168,7 +168,7 @@ def test_blocks_that_were_not_announced(tmp_path: Path, values: dict[str, Any], 
     source = write_trap(tmp_path / "in.fits")
     columns = [ColumnSpec("A", "f4"), ColumnSpec("T", "U2")]
     with (
-        open_catalog(source) as catalog,
+        open_table(source) as catalog,
         pytest.raises(ValueError, match=message),
         append_columns(catalog, tmp_path / "out.fits", columns) as appender,
     ):
@@ -179,7 +179,7 @@ def test_blocks_that_were_not_announced(tmp_path: Path, values: dict[str, Any], 
 def test_leaving_too_early_finishes_nothing(tmp_path: Path) -> None:
     source = write_trap(tmp_path / "in.fits")
     with (
-        open_catalog(source) as catalog,
+        open_table(source) as catalog,
         pytest.raises(ValueError, match="3 rows written, expected 17"),
         append_columns(catalog, tmp_path / "out.fits", [ColumnSpec("A", "f4")]) as appender,
     ):
@@ -199,7 +199,7 @@ def test_leaving_too_early_finishes_nothing(tmp_path: Path) -> None:
 def test_columns_that_cannot_be_added(tmp_path: Path, columns: list[ColumnSpec], message: str) -> None:
     source = write_trap(tmp_path / "in.fits")
     with (
-        open_catalog(source) as catalog,
+        open_table(source) as catalog,
         pytest.raises(UsageError, match=message),
         append_columns(catalog, tmp_path / "out.fits", columns),
     ):
@@ -210,7 +210,7 @@ def test_columns_that_cannot_be_added(tmp_path: Path, columns: list[ColumnSpec],
 def test_more_columns_than_fits_allows(tmp_path: Path) -> None:
     Table(np.zeros(1, [(f"C{i}", "u1") for i in range(999)])).write(tmp_path / "in.fits")
     with (
-        open_catalog(tmp_path / "in.fits") as catalog,
+        open_table(tmp_path / "in.fits") as catalog,
         pytest.raises(DataError, match="1000 columns, FITS allows 999"),
         append_columns(catalog, tmp_path / "out.fits", [ColumnSpec("A", "f4")]),
     ):
@@ -266,12 +266,12 @@ def test_any_schema_in_any_blocks(
         values = {spec.name: random_values(spec, nrows, seed + i) for i, spec in enumerate(specs)}
         everything |= values
         with (
-            open_catalog(folder / f"{step}.fits") as catalog,
+            open_table(folder / f"{step}.fits") as catalog,
             append_columns(catalog, folder / f"{step + 1}.fits", specs) as appender,
         ):
             for at in range(0, nrows, block):
                 appender.write({name: value[at : at + block] for name, value in values.items()})
-    with open_catalog(folder / "2.fits") as catalog:
+    with open_table(folder / "2.fits") as catalog:
         assert catalog.read(["ID"])["ID"].tolist() == list(range(nrows))
         for name, value in catalog.read(everything).items():
             np.testing.assert_array_equal(value, everything[name])

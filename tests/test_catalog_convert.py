@@ -18,8 +18,8 @@ from catalog_files import (
     write_trap,
 )
 
-from astroclip.catalog import append_columns, open_catalog
 from astroclip.errors import DataError
+from astroclip.tables import append_columns, open_table
 
 
 @pytest.fixture
@@ -46,7 +46,7 @@ def test_gzip_gives_what_the_plain_file_gives(tmp_path: Path, out: Path) -> None
 def test_a_converted_copy_stays_for_the_resumed_run(tmp_path: Path, out: Path) -> None:
     source = zip_up(write_trap(tmp_path / "in.fits"), tmp_path / "in.fits.gz")
     columns, values = simple_columns(17)
-    with open_catalog(source, scratch=out) as catalog:
+    with open_table(source, scratch=out) as catalog:
         copy = catalog.path
         with (
             pytest.raises(ValueError, match="5 rows written, expected 17"),
@@ -55,7 +55,7 @@ def test_a_converted_copy_stays_for_the_resumed_run(tmp_path: Path, out: Path) -
             appender.write({name: value[:5] for name, value in values.items()})
     assert copy.name in names_in(out)
     before = copy.stat().st_ino
-    with open_catalog(source, scratch=out) as catalog:
+    with open_table(source, scratch=out) as catalog:
         assert catalog.path.stat().st_ino == before
         with append_columns(catalog, out / "out.fits", columns, resume=True) as appender:
             assert appender.done == 5
@@ -67,7 +67,7 @@ def test_a_changed_gzip_file_is_refused(tmp_path: Path, out: Path) -> None:
     source = zip_up(write_trap(tmp_path / "in.fits"), tmp_path / "in.fits.gz")
     columns, values = simple_columns(17)
     with (
-        open_catalog(source, scratch=out) as catalog,
+        open_table(source, scratch=out) as catalog,
         pytest.raises(ValueError, match="5 rows"),
         append_columns(catalog, out / "out.fits", columns) as appender,
     ):
@@ -79,7 +79,7 @@ def test_a_changed_gzip_file_is_refused(tmp_path: Path, out: Path) -> None:
 
 def test_a_scratch_folder_of_the_system(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, out: Path) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(out))
-    with open_catalog(zip_up(write_trap(tmp_path / "in.fits"), tmp_path / "in.fits.gz")) as catalog:
+    with open_table(zip_up(write_trap(tmp_path / "in.fits"), tmp_path / "in.fits.gz")) as catalog:
         assert catalog.path.parent == out
         assert catalog.name == str(tmp_path / "in.fits.gz")
     assert names_in(out) == []
@@ -92,7 +92,7 @@ def test_damaged_gzip(tmp_path: Path, out: Path, damage: str) -> None:
     data[-6] ^= 1
     source.write_bytes(data if damage == "flipped" else data[:-900])
     with pytest.raises(DataError, match="cut short or damaged gzip file"):
-        open_catalog(source, scratch=out)
+        open_table(source, scratch=out)
     assert names_in(out) == []
 
 
@@ -126,7 +126,7 @@ def test_a_packed_table_without_funpack(tmp_path: Path, out: Path, monkeypatch: 
     source = pack(tmp_path / "in.fits")
     monkeypatch.setenv("PATH", "")
     with pytest.raises(DataError, match=r"funpack is not here. Install .*libcfitsio-bin"):
-        open_catalog(source, scratch=out)
+        open_table(source, scratch=out)
     assert names_in(out) == []
 
 
@@ -138,11 +138,11 @@ def test_a_packed_table_that_is_damaged(tmp_path: Path, out: Path) -> None:
         source.read_bytes().replace(b"ZFORM1  = '1K'", b"ZFORM1  = '1W'").replace(b"ZTILELEN", b"XTILELEN")
     )
     with pytest.raises(DataError, match="funpack cannot unpack it"):
-        open_catalog(source, scratch=out)
+        open_table(source, scratch=out)
     assert names_in(out) == []
 
 
 def test_fz_whose_table_is_plain_is_read_where_it_lies(tmp_path: Path) -> None:
     source = write_trap(tmp_path / "in.fits").rename(tmp_path / "in.fits.fz")
-    with open_catalog(source) as catalog:
+    with open_table(source) as catalog:
         assert catalog.path == source

@@ -12,8 +12,9 @@ from catalog_files import trap_rows, trap_table, write_trap
 from hypothesis import given
 from hypothesis import strategies as st
 
-from astroclip.catalog import Catalog, open_catalog, table
 from astroclip.errors import DataError
+from astroclip.tables import FitsTable, open_table
+from astroclip.tables import fitstable as table
 
 SIGNED = {"I8": ("i1", 2**7), "U16": ("u2", 2**15), "U32": ("u4", 2**31), "U64": ("u8", 2**63)}
 
@@ -24,7 +25,7 @@ def trap(tmp_path: Path) -> Path:
 
 
 def read(path: Path, *names: str, hdu: int | str | None = None, **rows: int) -> dict[str, np.ndarray]:
-    with open_catalog(path, hdu) as catalog:
+    with open_table(path, hdu) as catalog:
         return catalog.read(names or catalog.columns, **rows)
 
 
@@ -102,7 +103,7 @@ def test_blocks_are_rows_of_the_whole(trap: Path, monkeypatch: pytest.MonkeyPatc
 
 
 def test_names_in_any_case(trap: Path) -> None:
-    with open_catalog(trap) as catalog:
+    with open_table(trap) as catalog:
         assert list(catalog.columns)[10] == "name"
         assert catalog.find("RA", "NAME", "Z") == "name"
         assert catalog.find("RA") is None
@@ -124,7 +125,7 @@ def test_a_null_is_given_as_read(tmp_path: Path) -> None:
     hdu = fits.BinTableHDU.from_columns([column])
     hdu.header["TNULL1"] = -32768
     hdu.writeto(tmp_path / "in.fits")
-    with open_catalog(tmp_path / "in.fits") as catalog:
+    with open_table(tmp_path / "in.fits") as catalog:
         assert catalog.columns["U"].null == 0
 
 
@@ -137,7 +138,7 @@ def test_which_table_is_opened(tmp_path: Path, survey_data: Path) -> None:
         ("after", "AFTER"),
         (3, "ZCATALOG"),
     ):
-        with open_catalog(path, hdu) as catalog:
+        with open_table(path, hdu) as catalog:
             assert catalog.header["EXTNAME"] == name
     for hdu, message in (
         (9, "no HDU 9; it has HDU 0, HDU 1"),
@@ -145,20 +146,20 @@ def test_which_table_is_opened(tmp_path: Path, survey_data: Path) -> None:
         ("TEXT", "not a binary"),
     ):
         with pytest.raises(DataError, match=message):
-            open_catalog(path, hdu)
+            open_table(path, hdu)
     for name, expected in (
         ("desi/coadd-4-80613-thru20210324.fits", "FIBERMAP"),
         ("sdss/spec-0295-51585-0596.fits", "SPECOBJ"),
         ("legacysurvey/sweep-310m005-320p000.fits", ""),
     ):
-        with open_catalog(survey_data / name) as catalog:
+        with open_table(survey_data / name) as catalog:
             assert catalog.table.name == expected
 
 
 def test_the_first_table_with_rows_is_opened(tmp_path: Path) -> None:
     hdus = [fits.BinTableHDU(np.zeros(rows, [("A", "i4")]), name=f"T{rows}") for rows in (0, 2, 3)]
     fits.HDUList([fits.PrimaryHDU(), *hdus]).writeto(tmp_path / "in.fits")
-    with open_catalog(tmp_path / "in.fits") as catalog:
+    with open_table(tmp_path / "in.fits") as catalog:
         assert catalog.table.name == "T2"
 
 
@@ -167,7 +168,7 @@ def test_truncated(trap: Path, cut: int) -> None:
     size = trap.stat().st_size
     os.truncate(trap, size - cut if cut > 0 else -cut)
     with pytest.raises(DataError, match="cut short"):
-        open_catalog(trap)
+        open_table(trap)
 
 
 def test_truncated_says_how_much_is_missing(tmp_path: Path) -> None:
@@ -175,7 +176,7 @@ def test_truncated_says_how_much_is_missing(tmp_path: Path) -> None:
     fits.BinTableHDU(np.zeros(1000, [("A", "f8")])).writeto(path)
     os.truncate(path, path.stat().st_size - 2881)
     with pytest.raises(DataError, match="2881 bytes of HDU 1 are missing"):
-        open_catalog(path)
+        open_table(path)
 
 
 def test_bytes_after_the_last_hdu_are_no_error(trap: Path) -> None:
@@ -218,7 +219,7 @@ def patched(path: Path, old: bytes, new: bytes) -> Path:
 )
 def test_broken_headers(trap: Path, old: bytes, new: bytes, message: str) -> None:
     with pytest.raises(DataError, match=message):
-        open_catalog(patched(trap, old, new))
+        open_table(patched(trap, old, new))
 
 
 def test_not_a_table(tmp_path: Path) -> None:
@@ -239,7 +240,7 @@ def test_not_a_table(tmp_path: Path) -> None:
         ".": "cannot read it .Is a directory",
     }.items():
         with pytest.raises(DataError, match=message):
-            open_catalog(tmp_path / name)
+            open_table(tmp_path / name)
 
 
 @given(
@@ -251,7 +252,7 @@ def test_the_layout_of_any_columns_fills_the_row(
     path = tmp_path_factory.mktemp("any") / "in.fits"
     columns = [fits.Column(f"C{i}", f"{repeat}{letter}") for i, letter in enumerate(letters)]
     fits.BinTableHDU.from_columns(columns, nrows=nrows).writeto(path)
-    with Catalog(path) as catalog:
+    with FitsTable(path) as catalog:
         for column in catalog.columns.values():
             assert column.stored.itemsize == column.width
             assert column.letter == "A" or repeat in (1, prod(column.shape))

@@ -16,9 +16,9 @@ import numpy as np
 import pytest
 from catalog_files import fitsverify, names_in, parts_of, simple_columns, write_trap
 
-from astroclip.catalog import Appender, append_columns, merge_shards, open_catalog, provenance
 from astroclip.errors import AstroclipError, DataError, UsageError
 from astroclip.schema import ColumnSpec
+from astroclip.tables import Appender, append_columns, merge_shards, open_table, provenance
 
 SETTINGS = {"model": "mini", "size": (144, 144)}
 
@@ -30,7 +30,7 @@ class Interruption(Exception):  # noqa: N818 - not an error
 @contextmanager
 def opened(source: Path, output: Path, **kwargs: Any) -> Iterator[tuple[Appender, dict[str, Any]]]:
     """Open a catalogue and an appender of the simple columns; gives the values as well."""
-    with open_catalog(source, scratch=output.parent) as catalog:
+    with open_table(source, scratch=output.parent) as catalog:
         columns, values = simple_columns(catalog.nrows)
         kwargs = {"columns": columns, "settings": SETTINGS} | kwargs
         kwargs["cards"] = {"ACDATE": "2024-06-07T12:00:00"} | kwargs.get("cards", {})
@@ -142,7 +142,7 @@ def test_a_changed_catalogue_is_refused(source: Path, output: Path, where: float
 
 
 def test_a_catalogue_that_changes_during_the_run_is_refused(source: Path, output: Path) -> None:
-    with open_catalog(source) as catalog:
+    with open_table(source) as catalog:
         assert catalog.fingerprint["size"] == source.stat().st_size
         columns, values = simple_columns(catalog.nrows)
         source.touch()
@@ -323,7 +323,7 @@ def test_shards_join_to_the_bytes_of_one_run(source: Path, output: Path, cuts: l
 
 def test_a_shard_is_a_table_of_its_rows(source: Path, output: Path) -> None:
     shard = split(source, output.parent, [0, 5, 17])[1]
-    with open_catalog(source) as catalog, open_catalog(shard) as part:
+    with open_table(source) as catalog, open_table(shard) as part:
         for name, values in catalog.read(catalog.columns, 5).items():
             for ours, expected in zip(part.read([name])[name], values, strict=True):
                 np.testing.assert_array_equal(ours, expected)

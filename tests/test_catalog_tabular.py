@@ -20,9 +20,9 @@ from catalog_files import (
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from astroclip.catalog import append_columns, merge_shards, open_catalog, tabular
 from astroclip.errors import DataError, UsageError
 from astroclip.schema import ColumnSpec
+from astroclip.tables import append_columns, merge_shards, open_table, tabular
 
 BIG = 2**53 + 1  # more than a double can hold
 
@@ -70,7 +70,7 @@ def test_parquet_in(tmp_path: Path, out: Path, group: int) -> None:
     np.testing.assert_array_equal(values["V"], [[1, 2], [np.nan, np.nan], [3, np.nan]])
     assert values["L"].tolist() == [[1, 2, 3], [4, 5, 6], [7, 8, 9]]
     assert values["VV"].tolist() == [[[1, 2], [3, 4]]] * 3
-    with open_catalog(out / "out.fits") as catalog:
+    with open_table(out / "out.fits") as catalog:
         nulls = {name: catalog.columns[name].null for name in ("TARGETID", "U8", "U64", "I8")}
         assert nulls == {"TARGETID": -(2**63), "U8": -(2**15), "U64": 2**64 - 1, "I8": None}
         assert values["GOOD"].dtype == bool
@@ -97,7 +97,7 @@ def test_parquet_columns_that_fits_cannot_hold(
 ) -> None:
     pq.write_table(pa.table({"C": column}), tmp_path / "in.parquet")
     with pytest.raises(DataError, match=message):
-        open_catalog(tmp_path / "in.parquet", scratch=out)
+        open_table(tmp_path / "in.parquet", scratch=out)
     assert names_in(out) == []
 
 
@@ -105,14 +105,14 @@ def test_parquet_columns_that_fits_cannot_hold(
 def test_names_that_fits_cannot_hold(tmp_path: Path, out: Path, names: list[str]) -> None:
     pq.write_table(pa.table([pa.array([1])] * len(names), names=names), tmp_path / "in.parquet")
     with pytest.raises(DataError, match=r"columns A are there twice|1000 columns, FITS allows 999"):
-        open_catalog(tmp_path / "in.parquet", scratch=out)
+        open_table(tmp_path / "in.parquet", scratch=out)
 
 
 def test_damaged_parquet(tmp_path: Path, out: Path) -> None:
     pq.write_table(parquet_table(), tmp_path / "in.parquet")
     os.truncate(tmp_path / "in.parquet", 900)
     with pytest.raises(DataError, match="cannot be read as a table"):
-        open_catalog(tmp_path / "in.parquet", scratch=out)
+        open_table(tmp_path / "in.parquet", scratch=out)
     assert names_in(out) == []
 
 
@@ -162,7 +162,7 @@ def test_csv_without_rows(tmp_path: Path, out: Path) -> None:
 def test_broken_csv(tmp_path: Path, out: Path, text: str) -> None:
     (tmp_path / "in.csv").write_bytes(text.encode("latin-1"))
     with pytest.raises(DataError, match="cannot be read as a table"):
-        open_catalog(tmp_path / "in.csv", scratch=out)
+        open_table(tmp_path / "in.csv", scratch=out)
     assert names_in(out) == []
 
 
@@ -208,7 +208,7 @@ def test_parquet_out(tmp_path: Path, out: Path) -> None:
 def test_parquet_to_parquet_keeps_types_units_and_shapes(tmp_path: Path, out: Path) -> None:
     pq.write_table(parquet_table().drop_columns(["F16", "D", "L", "U8"]), tmp_path / "in.parquet")
     append_all(tmp_path / "in.parquet", out / "once.parquet")
-    with open_catalog(out / "once.parquet", scratch=out) as catalog:
+    with open_table(out / "once.parquet", scratch=out) as catalog:
         assert catalog.columns["COVARIANCE"].shape == (2, 3)
         assert catalog.columns["COVARIANCE"].unit == "nanomaggy"
         with append_columns(catalog, out / "twice.parquet", [ColumnSpec("A", "f4")]) as appender:
@@ -224,13 +224,13 @@ def test_parquet_replaces_itself_and_resumes(tmp_path: Path) -> None:
     path = tmp_path / "cat.parquet"
     pq.write_table(pa.table({"A": [1, 2, 3]}), path)
     with (
-        open_catalog(path, scratch=tmp_path) as catalog,
+        open_table(path, scratch=tmp_path) as catalog,
         pytest.raises(ValueError, match="1 rows written"),
         append_columns(catalog, path, [ColumnSpec("B", "i4")], overwrite=True) as appender,
     ):
         appender.write({"B": np.array([7], "i4")})
     with (
-        open_catalog(path, scratch=tmp_path) as catalog,
+        open_table(path, scratch=tmp_path) as catalog,
         append_columns(catalog, path, [ColumnSpec("B", "i4")], overwrite=True, resume=True) as appender,
     ):
         appender.write({"B": np.array([8, 9], "i4")})
@@ -243,12 +243,12 @@ def test_shards_of_parquet(tmp_path: Path, out: Path) -> None:
     shards = [out / "0.fits", out / "1.fits"]
     for i, (shard, rows) in enumerate(zip(shards, [(0, 1), (1, 3)], strict=True)):
         with (
-            open_catalog(tmp_path / "in.parquet", scratch=out) as catalog,
+            open_table(tmp_path / "in.parquet", scratch=out) as catalog,
             append_columns(catalog, shard, [ColumnSpec("B", "i4")], rows=rows, shard=(i, 2)) as appender,
         ):
             appender.write({"B": np.arange(*rows, dtype="i4")})
     with (
-        open_catalog(tmp_path / "in.parquet", scratch=out) as catalog,
+        open_table(tmp_path / "in.parquet", scratch=out) as catalog,
         pytest.raises(UsageError, match=r"a shard is written as .fits"),
         append_columns(catalog, out / "x.parquet", [ColumnSpec("B", "i4")], shard=(0, 2)),
     ):
@@ -278,7 +278,7 @@ def test_any_csv_column_keeps_its_values(
     )
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tabular, "_CSV_BLOCK", block)
-        with open_catalog(path, scratch=path.parent) as catalog:
+        with open_table(path, scratch=path.parent) as catalog:
             column, values = catalog.columns["C"], catalog.read(["C"])["C"].tolist()
     there = [cell for cell in cells if cell is not None]
     kinds = {type(cell) for cell in there}

@@ -8,9 +8,9 @@ from astropy.io import fits
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from astroclip.catalog import open_catalog
-from astroclip.catalog.where import MAX_DEPTH, Where
 from astroclip.errors import AstroclipError, DataError, UsageError
+from astroclip.tables import open_table
+from astroclip.tables.where import MAX_DEPTH, Where
 
 N = 6
 COLUMNS = {
@@ -31,7 +31,7 @@ def table(tmp_path_factory):
     columns = [fits.Column(name, form, array=values) for name, (form, values) in COLUMNS.items()]
     columns.append(fits.Column("COUNT", "J", null=-1, array=np.array([0, 1, 2, -1, 4, 5])))
     fits.BinTableHDU.from_columns(columns).writeto(path)
-    with open_catalog(path) as catalog:
+    with open_table(path) as catalog:
         yield catalog
 
 
@@ -181,7 +181,7 @@ def numbers(tmp_path_factory):
     rng = np.random.default_rng(0)
     columns = [fits.Column(name, "D", array=rng.integers(-2, 3, 40)) for name in "AB"]
     fits.BinTableHDU.from_columns(columns).writeto(path)
-    with open_catalog(path) as catalog:
+    with open_table(path) as catalog:
         yield catalog
 
 

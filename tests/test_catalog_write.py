@@ -7,9 +7,10 @@ from astropy.io import fits
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from astroclip.catalog import open_catalog, part, write_table
+from astroclip import files as part
 from astroclip.errors import DataError, UsageError
 from astroclip.schema import ColumnSpec
+from astroclip.tables import open_table, write_table
 
 COLUMNS = (
     ColumnSpec("TARGETID", "i8", comment="DESI target"),
@@ -43,7 +44,7 @@ def test_what_is_written_is_read(tmp_path_factory, n, data):
     rows = make_rows(n, seed=n)
     edges = sorted(data.draw(st.lists(st.integers(0, n), max_size=4)))
     write_table(path, COLUMNS, n, in_blocks(rows, edges), extname="ROWS", cards={"CUT": ("none", "cut")})
-    with open_catalog(path) as table:
+    with open_table(path) as table:
         read = table.read(table.columns)
     for name, values in rows.items():
         np.testing.assert_array_equal(read[name], values)
@@ -59,14 +60,14 @@ def test_missing_integers_are_marked(tmp_path):
     block = {"N": np.array([1, -1], "i4")}
     write_table(tmp_path / "t.fits", [column], 2, [block], extname="T", nulls={"N": -1})
     assert fits.getdata(tmp_path / "t.fits").columns["N"].null == -1
-    with open_catalog(tmp_path / "t.fits") as table:
+    with open_table(tmp_path / "t.fits") as table:
         assert table.columns["N"].tnull == -1
 
 
 def test_parquet(tmp_path):
     rows = make_rows(5)
     write_table(tmp_path / "t.parquet", COLUMNS, 5, [rows], extname="T")
-    with open_catalog(tmp_path / "t.parquet") as table:
+    with open_table(tmp_path / "t.parquet") as table:
         np.testing.assert_array_equal(table.read(["FLUX"])["FLUX"], rows["FLUX"])
     assert [path.name for path in tmp_path.iterdir()] == ["t.parquet"]
 

@@ -11,7 +11,7 @@ from checkpoints import released, saved, small_config
 from safetensors.torch import load_file, save_file
 
 from astroclip.errors import CheckpointError, ConfigError, DataError, UsageError
-from astroclip.models.checkpoint import (
+from astroclip.model.checkpoint import (
     convert_checkpoint,
     init_model,
     load_weights,
@@ -19,7 +19,7 @@ from astroclip.models.checkpoint import (
     read_info,
     save_model,
 )
-from astroclip.models.clip import build_model
+from astroclip.model.clip import build_model
 
 KINDS = ("astroclip", "astrodino", "specformer")
 

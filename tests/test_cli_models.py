@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 
 from astroclip.cli.main import app
 from astroclip.errors import CheckpointError, ConfigError, UsageError
-from astroclip.models.checkpoint import load_weights, model_hash
+from astroclip.model.checkpoint import load_weights, model_hash
 
 
 @pytest.fixture

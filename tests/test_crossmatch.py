@@ -22,9 +22,9 @@ from matched_survey import (
 
 from astroclip.crossmatch.build import CrossmatchReport, build_pairs
 from astroclip.crossmatch.plan import CrossmatchSettings
-from astroclip.pairs import SplitSettings, open_pairs
+from astroclip.data.desi import open_coadd
+from astroclip.data.pairs import SplitSettings, open_pairs
 from astroclip.schema import Reason
-from astroclip.surveys.desi import open_coadd
 
 
 @pytest.fixture(scope="module")

@@ -22,8 +22,8 @@ from matched_survey import (
 
 from astroclip.crossmatch.build import CrossmatchReport, build_pairs
 from astroclip.crossmatch.plan import CrossmatchSettings
+from astroclip.data.pairs import SplitSettings, open_pairs
 from astroclip.errors import DataError, UsageError
-from astroclip.pairs import SplitSettings, open_pairs
 
 
 @pytest.fixture(scope="module")
@@ -187,14 +187,15 @@ def test_broken_votes_are_told(survey, tmp_path):
 
 
 def test_full_disk_is_told_first(survey, tmp_path, monkeypatch):
-    monkeypatch.setattr("astroclip.catalog.part.shutil.disk_usage", lambda path: SimpleNamespace(free=1000))
+    monkeypatch.setattr("astroclip.files.shutil.disk_usage", lambda path: SimpleNamespace(free=1000))
     with pytest.raises(DataError, match="GB free"):
         build_pairs(survey.catalogue, survey.images, tmp_path / "o")
     assert list(tmp_path.iterdir()) == []
 
 
 def test_coadds_that_vanish_stop_the_run_and_it_goes_on(survey, tmp_path, monkeypatch):
-    from astroclip.crossmatch import pixels, write
+    from astroclip.crossmatch import outputs as write
+    from astroclip.crossmatch import pair_pixels as pixels
 
     monkeypatch.setattr(pixels, "BLOCK_PAIRS", 2)
     tree = survey.folder / "healpix"

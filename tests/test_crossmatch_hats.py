@@ -10,11 +10,11 @@ from astropy.table import Table
 from builders_hats import write_hats
 from matched_survey import NAMES, Survey, make_survey
 
-from astroclip.catalog import HatsCatalog, is_hats, open_catalog
 from astroclip.crossmatch.build import build_pairs
 from astroclip.crossmatch.plan import CrossmatchSettings
+from astroclip.data.pairs import open_pairs
 from astroclip.errors import DataError
-from astroclip.pairs import open_pairs
+from astroclip.tables import HatsCatalog, is_hats, open_table
 
 needs_lsdb = pytest.mark.skipif(find_spec("lsdb") is None, reason="needs lsdb: pip install '.[distributed]'")
 ENGINES = ["memory", pytest.param("lsdb", marks=needs_lsdb)]
@@ -115,11 +115,11 @@ def test_only_known_columns_are_copied(survey, tmp_path):
     nested[:] = [[1.0] * i for i in range(len(NAMES))]
     columns = survey.columns | {"LIGHTCURVE": nested, "NOTE": np.full(len(NAMES), "x")}
     write_hats(tmp_path / "hats", columns, "TARGET_RA", "TARGET_DEC")
-    with open_catalog(tmp_path / "hats", scratch=tmp_path, columns={"TARGETID", "Z"}) as table:
+    with open_table(tmp_path / "hats", scratch=tmp_path, columns={"TARGETID", "Z"}) as table:
         assert sorted(table.columns) == ["TARGETID", "Z"]
         assert table.fingerprint["size"] > 0
     with pytest.raises(DataError, match=r"LIGHTCURVE.*lists of different lengths"):
-        open_catalog(tmp_path / "hats", scratch=tmp_path)
+        open_table(tmp_path / "hats", scratch=tmp_path)
     assert match(tmp_path / "hats", survey.images, tmp_path / "o").size == len(NAMES)
 
 

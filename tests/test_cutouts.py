@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from survey_servers import Answer, fits_cutout, serve
 
+from astroclip.data import webservice
+from astroclip.data.cutouts import CUTOUT_URL, URL_VARIABLE, cutout_path, fetch_cutouts
+from astroclip.data.legacysurvey import How, open_images
+from astroclip.data.webservice import Fetched, ServiceError, WebService
 from astroclip.errors import DataError, UsageError
-from astroclip.surveys import webservice
-from astroclip.surveys.cutouts import CUTOUT_URL, URL_VARIABLE, cutout_path, fetch_cutouts
-from astroclip.surveys.legacysurvey import How, open_images
-from astroclip.surveys.webservice import Fetched, ServiceError, WebService
 
 pytestmark = pytest.mark.network
 SIZE = 24

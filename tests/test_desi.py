@@ -10,10 +10,10 @@ from builders import FLUX_UNIT, truncate, write_coadd, write_redrock
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from astroclip.data import desi
+from astroclip.data.grid import NODATA
 from astroclip.errors import DataError
 from astroclip.schema import N_WAVE, desi_wave
-from astroclip.surveys import desi
-from astroclip.surveys.grid import NODATA
 
 
 def stack(path, row, arms=("B", "R", "Z")):

@@ -13,16 +13,9 @@ from scipy.special import log_softmax, softmax
 from torch import Tensor
 
 from astroclip.config import ImageEncoderConfig
-from astroclip.models.checkpoint import convert_checkpoint, load_weights
+from astroclip.model.checkpoint import convert_checkpoint, load_weights
 from astroclip.training.blockmask import block_masks, draw_masks
-from astroclip.training.dino import (
-    DinoHead,
-    DinoLoss,
-    DinoNetwork,
-    DinoOutput,
-    Targets,
-    sinkhorn_knopp,
-)
+from astroclip.training.dino import DinoHead, DinoLoss, DinoNetwork, DinoOutput, Targets, sinkhorn_knopp
 from astroclip.training.dino_optim import make_optimizer, parameter_groups, rates_at, set_rates
 from astroclip.training.recipes import read_training
 from astroclip.training.settings import ImageTraining

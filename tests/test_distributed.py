@@ -10,11 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_match import all_sky, around, skies
 
-from astroclip.catalog import HatsCatalog
 from astroclip.crossmatch import distributed, match
-from astroclip.crossmatch.images import HatsSide
+from astroclip.crossmatch.image_side import HatsSide
 from astroclip.crossmatch.match import Objects
 from astroclip.errors import DataError, UsageError
+from astroclip.tables import HatsCatalog
 
 needs_lsdb = pytest.mark.skipif(find_spec("lsdb") is None, reason="needs lsdb: pip install '.[distributed]'")
 

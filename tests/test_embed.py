@@ -14,12 +14,12 @@ from astropy.io import fits
 from builders import write_coadd
 
 import astroclip
-from astroclip.catalog import append
-from astroclip.embed import embed_catalog, merge_embedded
-from astroclip.embedder import load_model
 from astroclip.errors import DataError, UsageError
-from astroclip.models.checkpoint import init_model
+from astroclip.model.checkpoint import init_model
+from astroclip.model.embedder import load_model
+from astroclip.predict.embed import embed_catalog, merge_embedded
 from astroclip.schema import EmbedFlag
+from astroclip.tables import append
 
 
 def write_catalog(path: Path, rows: int, seed: int = 0, size: int = 24) -> np.ndarray:
@@ -166,7 +166,7 @@ def test_more_shards_than_blocks(catalog, whole, tiny_model, tmp_path):
 
 def test_two_devices_give_the_same_rows_in_the_same_order(catalog, whole, tiny_model, tmp_path, monkeypatch):
     pair = [load_model(tiny_model), load_model(tiny_model)]
-    monkeypatch.setattr("astroclip.embed._load", lambda *_: pair)
+    monkeypatch.setattr("astroclip.predict.embed._load", lambda *_: pair)
     embed_catalog(catalog, tmp_path / "out.fits", model=tiny_model)
     assert data_of(tmp_path / "out.fits") == data_of(whole)
 
@@ -228,7 +228,7 @@ def test_twenty_kills_lose_nothing(tiny_model, tmp_path):
     fitsio.write(path, table)
     embed_catalog(path, tmp_path / "whole.fits", model=tiny_model)
     processes = multiprocessing.get_context("forkserver")
-    processes.set_forkserver_preload(["astroclip.embed"])
+    processes.set_forkserver_preload(["astroclip.predict.embed"])
     moments = random.Random(7)
     kills = 0
     while kills < 20 and not output.exists():

@@ -7,8 +7,8 @@ from matched_survey import make_survey
 
 from astroclip.crossmatch.build import build_pairs
 from astroclip.crossmatch.plan import CrossmatchSettings
+from astroclip.data.pairs import open_pairs
 from astroclip.errors import UsageError
-from astroclip.pairs import open_pairs
 
 
 def test_lsdb_gives_the_same_rows(tmp_path):

@@ -20,8 +20,9 @@ from typer.testing import CliRunner
 
 from astroclip.cli.main import app
 from astroclip.errors import DataError, UsageError
-from astroclip.evaluate import Report, evaluate_table, figures, project, read, report
-from astroclip.evaluate.sample import Sample
+from astroclip.evaluate import Report, evaluate_table, figures, project, report
+from astroclip.evaluate import rows as read
+from astroclip.evaluate.reservoir import Sample
 from astroclip.evaluate.score import Score
 from astroclip.schema import GALAXY_ZOO
 

@@ -16,14 +16,15 @@ from typer.testing import CliRunner
 
 from astroclip.cli import evaluate as cli
 from astroclip.cli.main import app
+from astroclip.data.pairs import open_pairs
 from astroclip.errors import DataError, UsageError
-from astroclip.evaluate import evaluate_table, gallery
-from astroclip.evaluate.baselines import Training, train_baseline
-from astroclip.evaluate.networks import ConvAttention
-from astroclip.evaluate.paper import evaluate_paper
+from astroclip.evaluate import evaluate_table
+from astroclip.evaluate import retrieval_gallery as gallery
+from astroclip.evaluate.paper.baselines import Training, train_baseline
+from astroclip.evaluate.paper.networks import ConvAttention
+from astroclip.evaluate.paper.published import ALIGNED, ALONE, SUPERVISED, published_scores
+from astroclip.evaluate.paper.table import evaluate_paper
 from astroclip.evaluate.parts import choose_rows, find_pairs, say_data, write_part
-from astroclip.evaluate.published import ALIGNED, ALONE, SUPERVISED, published_scores
-from astroclip.pairs import open_pairs
 from astroclip.schema import Split
 from astroclip.training.galaxies import Galaxies
 

@@ -9,9 +9,9 @@ from checkpoints import released, saved, small_config
 from hub_server import HubServer
 
 from astroclip.errors import CheckpointError, ConfigError, UsageError
-from astroclip.models.checkpoint import load_weights, model_hash, read_info, save_model
-from astroclip.models.clip import build_model
-from astroclip.models.hub import KNOWN, find_model, list_models, pull_model
+from astroclip.model.checkpoint import load_weights, model_hash, read_info, save_model
+from astroclip.model.clip import build_model
+from astroclip.model.hub import KNOWN, find_model, list_models, pull_model
 
 pytestmark = pytest.mark.network
 SPECFORMER = "polymathic-ai/specformer"

@@ -24,9 +24,9 @@ from pyarrow import csv, parquet
 from typer.testing import CliRunner
 
 from astroclip.cli.main import app
-from astroclip.describe import Kind, inspect_file, read_sample
-from astroclip.describe import report as report_module
-from astroclip.describe.report import Repeats, SkyRange
+from astroclip.data.describe import Kind, inspect_file, read_sample
+from astroclip.data.describe import file_report as report_module
+from astroclip.data.describe.file_report import Repeats, SkyRange
 from astroclip.errors import DataError, UsageError
 from astroclip.schema import EmbedFlag
 

@@ -17,9 +17,9 @@ from builders_hdf5 import (
 )
 from numpy.testing import assert_allclose, assert_array_equal
 
-from astroclip.describe import Kind, find_kind, inspect_file, read_sample
+from astroclip.data.describe import Kind, find_kind, inspect_file, read_sample
+from astroclip.data.pairs import Label, write_pairs
 from astroclip.errors import UsageError
-from astroclip.pairs import Label, write_pairs
 
 
 def problems_of(path) -> str:

@@ -8,10 +8,10 @@ import pytest
 from builders import truncate
 from builders_hdf5 import write_hdf5, write_provabgs
 
+from astroclip.data.galaxyzoo import is_galaxy_zoo, read_galaxy_zoo
+from astroclip.data.provabgs import read_provabgs
 from astroclip.errors import DataError
 from astroclip.schema import GALAXY_ZOO
-from astroclip.surveys.galaxyzoo import is_galaxy_zoo, read_galaxy_zoo
-from astroclip.surveys.provabgs import read_provabgs
 
 
 @pytest.mark.parametrize("layout", ["astropy", "columns"])

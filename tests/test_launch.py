@@ -13,8 +13,8 @@ from training_pairs import write_training_pairs
 from typer.testing import CliRunner
 
 from astroclip.cli.main import app
+from astroclip.cluster import JobFailedError, Launcher, SlurmOptions, Submitted, follow, queue
 from astroclip.errors import AstroclipError, DataError, UsageError
-from astroclip.launch import JobFailedError, Launcher, SlurmOptions, Submitted, follow, queue
 
 
 @pytest.fixture

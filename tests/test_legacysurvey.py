@@ -13,8 +13,8 @@ from builders import (
     write_cube,
 )
 
+from astroclip.data import legacysurvey as ls
 from astroclip.errors import DataError
-from astroclip.surveys import legacysurvey as ls
 
 DR9 = "cutout_59.1067_-30.4848.fits"
 DR5 = "dr5-nsa-cutout-162.fits"

@@ -16,10 +16,8 @@ from hypothesis import strategies as st
 
 from astroclip.crossmatch.ids import match_ids
 from astroclip.crossmatch.match import Objects, false_match_rate, match_objects
-from astroclip.crossmatch.positions import propagate, separation_arcsec
-from astroclip.crossmatch.sky import match_sky
-from astroclip.crossmatch.zones import _compiled
 from astroclip.errors import DataError, UsageError
+from astroclip.sky import _compiled, match_sky, propagate, separation_arcsec
 
 ARCSEC = np.pi / 648000.0
 
@@ -268,7 +266,7 @@ def test_refuses_what_makes_no_sense(error, arguments):
 
 
 def test_nothing_is_compiled_on_import_and_no_cache_folder_is_needed():
-    check = "from astroclip.crossmatch import zones; raise SystemExit(len(zones.sift.signatures))"
+    check = "from astroclip import sky; raise SystemExit(len(sky.sift.signatures))"
     subprocess.run([sys.executable, "-c", check], check=True)
     space = {}
     exec("def double(x): return 2 * x", space)  # without a source file there is no place for a cache either

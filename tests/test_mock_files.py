@@ -62,7 +62,7 @@ def test_same_files_from_two_workers(mock, tmp_path):
 
 
 def test_another_seed_is_another_sky(truth):
-    from astroclip.mock.sky import make_sky
+    from astroclip.mock.scene import make_sky
 
     other = make_sky(50, SEED + 1)
     assert not np.isin(other["RA"], truth["RA"]).any()

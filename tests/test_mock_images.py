@@ -8,8 +8,8 @@ pytest.importorskip("galsim", reason="needs the extra: pip install 'astroclip[mo
 pytest.importorskip("kcorrect", reason="needs the extra: pip install 'astroclip[mock]'")
 pytest.importorskip("speclite", reason="needs the extra: pip install 'astroclip[mock]'")
 
-from astroclip.mock import images
-from astroclip.mock.sky import make_sky
+from astroclip.mock import render as images
+from astroclip.mock.scene import make_sky
 from astroclip.schema import CUTOUT_SIZE, PIXSCALE
 
 

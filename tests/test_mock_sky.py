@@ -8,9 +8,11 @@ pytest.importorskip("galsim", reason="needs the extra: pip install 'astroclip[mo
 pytest.importorskip("kcorrect", reason="needs the extra: pip install 'astroclip[mock]'")
 pytest.importorskip("speclite", reason="needs the extra: pip install 'astroclip[mock]'")
 
-from astroclip.mock import footprint, lines, sed, targets, votes
+from astroclip.mock import footprint, lines, sed
+from astroclip.mock import target_lists as targets
+from astroclip.mock import volunteers as votes
 from astroclip.mock.fibre import fibre_share
-from astroclip.mock.sky import make_sky
+from astroclip.mock.scene import make_sky
 from astroclip.mock.truth import Draw, row_rng, transmission
 
 

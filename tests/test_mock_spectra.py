@@ -8,10 +8,11 @@ pytest.importorskip("galsim", reason="needs the extra: pip install 'astroclip[mo
 pytest.importorskip("kcorrect", reason="needs the extra: pip install 'astroclip[mock]'")
 pytest.importorskip("speclite", reason="needs the extra: pip install 'astroclip[mock]'")
 
-from astroclip.mock import lines, sed, spectra
+from astroclip.mock import lines, sed
+from astroclip.mock import observe as spectra
 from astroclip.mock.desi_files import observe_row
 from astroclip.mock.fibre import FIBRE_RADIUS, POINT_IN_FIBRE, seeing_tilt
-from astroclip.mock.sky import make_sky
+from astroclip.mock.scene import make_sky
 from astroclip.mock.truth import SKY_VARIANCE_R
 
 SEED = 5

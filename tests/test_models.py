@@ -17,11 +17,11 @@ from astroclip.config import (
     read_model_config,
 )
 from astroclip.errors import DataError, UsageError
-from astroclip.models.checkpoint import convert_checkpoint, load_weights
-from astroclip.models.clip import AstroCLIP, CrossAttention, build_model, clip_logits, clip_loss
-from astroclip.models.layers import Mlp
-from astroclip.models.specformer import Block, SpectrumEncoder, masked_mse
-from astroclip.models.vit import ImageEncoder
+from astroclip.model.checkpoint import convert_checkpoint, load_weights
+from astroclip.model.clip import AstroCLIP, CrossAttention, build_model, clip_logits, clip_loss
+from astroclip.model.layers import Mlp
+from astroclip.model.specformer import Block, SpectrumEncoder, masked_mse
+from astroclip.model.vit import ImageEncoder
 
 IMAGE = ImageEncoderConfig(image_size=24, embed_dim=16, depth=2, num_heads=2, layer_scale=0.5)
 SPECTRUM = SpectrumEncoderConfig(embed_dim=12, num_layers=2, num_heads=3, max_len=60, dropout=0.1)

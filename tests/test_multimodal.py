@@ -6,11 +6,11 @@ import pytest
 from builders import truncate
 from builders_hdf5 import write_hdf5, write_multimodal_images, write_multimodal_spectra
 
+from astroclip.data import multimodal as mmu
+from astroclip.data.grid import NODATA
+from astroclip.data.legacysurvey import How
 from astroclip.errors import DataError
 from astroclip.schema import N_WAVE, desi_wave
-from astroclip.surveys import multimodal as mmu
-from astroclip.surveys.grid import NODATA
-from astroclip.surveys.legacysurvey import How
 
 ONE, TWO = "desi/edr_sv3/healpix=7/001-of-001.hdf5", "desi/edr_sv3/healpix=9/001-of-001.hdf5"
 

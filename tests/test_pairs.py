@@ -10,10 +10,10 @@ from builders_pairs import LABELS, MADE, galaxies, leftovers, sha256, write
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from astroclip import pairs as pairs_room
+from astroclip.data import pairs as pairs_room
+from astroclip.data.pairs import Label, SplitSettings, open_pairs, split_by_healpix, write_pairs
+from astroclip.data.pairs.pairs_format import CHUNK_ROWS, find_places, row_specs
 from astroclip.errors import DataError, UsageError
-from astroclip.pairs import Label, SplitSettings, open_pairs, split_by_healpix, write_pairs
-from astroclip.pairs.layout import CHUNK_ROWS, find_places, row_specs
 from astroclip.schema import PAIRS_COLUMNS, Split, desi_wave
 
 

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from builders_pairs import galaxies, published, save_to_disk, write, write_published
 
-from astroclip import pairs as pairs_room
+from astroclip.data import pairs as pairs_room
+from astroclip.data.pairs import is_pairs, open_pairs
 from astroclip.errors import DataError
-from astroclip.pairs import is_pairs, open_pairs
 from astroclip.schema import PAIRS_COLUMNS, Split
 
 

@@ -16,10 +16,10 @@ import numpy as np
 import pytest
 from builders_pairs import LABELS, MADE, SPLIT, cut, galaxies, leftovers, sha256, write
 
-from astroclip import pairs as pairs_room
-from astroclip.catalog import part
+from astroclip import files as part
+from astroclip.data import pairs as pairs_room
+from astroclip.data.pairs import SplitSettings, is_pairs, write_pairs
 from astroclip.errors import DataError, UsageError
-from astroclip.pairs import SplitSettings, is_pairs, write_pairs
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +39,7 @@ WRITER = """
 import os, sys
 sys.path.insert(0, {tests!r})
 from builders_pairs import MADE, SPLIT, cut, galaxies
-from astroclip.pairs import write_pairs, writer
+from astroclip.data.pairs import write_pairs, writer
 writer.JOURNAL_SECONDS = 0
 block = galaxies(60)
 for line in sys.stdin:

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose
 
+from astroclip.data.grid import NODATA, Spectra
 from astroclip.errors import DataError, UsageError
 from astroclip.plots import EMISSION, IMAGES_A_ROW, LINES, draw_pairs, plot_pairs, smooth_spectrum
 from astroclip.schema import desi_wave
-from astroclip.surveys.grid import NODATA, Spectra
 
 TITLES = ["39633345008634465", "39089837499744649", "39627866878511337"]
 

@@ -13,13 +13,13 @@ from catalog_files import fitsverify, need
 from typer.testing import CliRunner
 
 from astroclip.cli.main import app
-from astroclip.crossmatch.sky import match_sky
 from astroclip.errors import DataError, UsageError
-from astroclip.models.checkpoint import model_hash
-from astroclip.predict.labels import read_labels
+from astroclip.model.checkpoint import model_hash
+from astroclip.predict.label_columns import read_labels
 from astroclip.predict.predictor import _read_vectors
 from astroclip.predict.reference import read_reference, write_reference
 from astroclip.predict.tasks import predict_catalog
+from astroclip.sky import match_sky
 
 BANDS = ("u", "g", "r", "i", "z")
 SMOOTH = "smooth-or-featured_smooth_fraction"

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from astroclip.errors import DataError
-from astroclip.preprocess.image import (
+from astroclip.model.prepare_images import (
     center_crop,
     fill_bad_pixels,
     prepare_images,

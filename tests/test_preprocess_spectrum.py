@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from astroclip.errors import DataError, UsageError
-from astroclip.preprocess.spectrum import (
+from astroclip.model.prepare_spectra import (
     fill_bad_pixels,
     find_good_pixels,
     mask_chunks,

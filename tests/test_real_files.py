@@ -15,10 +15,10 @@ from catalog_files import fitsverify, need
 from typer.testing import CliRunner
 
 from astroclip.cli.main import app
+from astroclip.data.desi import read_redrock
+from astroclip.data.legacysurvey import read_cutout
 from astroclip.predict.tasks import predict_catalog
 from astroclip.schema import PIXSCALE, EmbedFlag, PredictFlag
-from astroclip.surveys.desi import read_redrock
-from astroclip.surveys.legacysurvey import read_cutout
 
 COADDS = {
     "coadd-4-80613-thru20210324.fits": [0],

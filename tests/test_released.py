@@ -15,9 +15,9 @@ from checkpoints import published_name, released, saved, small_config
 
 from astroclip.config import ModelConfig, read_model_config
 from astroclip.errors import CheckpointError, ConfigError
-from astroclip.models.checkpoint import convert_checkpoint, load_weights, read_info
-from astroclip.models.clip import AstroCLIP
-from astroclip.models.released import read_released
+from astroclip.model.checkpoint import convert_checkpoint, load_weights, read_info
+from astroclip.model.clip import AstroCLIP
+from astroclip.model.released import read_released
 
 KINDS = ("astroclip", "astrodino", "specformer")
 
@@ -36,7 +36,7 @@ def test_published_layouts_convert(tmp_path, kind, chunks):
     assert hashlib.sha256((tmp_path / "x.ckpt").read_bytes()).hexdigest() in card
     assert ("1 tensors of `dino_head`" in card) == (kind == "astrodino")
     assert read_info(tmp_path / "m").source == "x.ckpt"
-    assert "astroclip.models" not in (name for name in sys.modules if name == "astroclip.models.astroclip")
+    assert "astroclip.model" not in (name for name in sys.modules if name == "astroclip.model.astroclip")
 
 
 def test_other_sizes(tmp_path):
@@ -218,14 +218,14 @@ from collections import OrderedDict
 sys.path.insert(0, sys.argv[2])
 from checkpoints import published_name
 from astroclip.config import read_model_config
-from astroclip.models.clip import AstroCLIP
+from astroclip.model.clip import AstroCLIP
 names = AstroCLIP(read_model_config("paper")).state_dict().items()
 state = OrderedDict((published_name(n, 24), torch.empty(t.shape).uniform_(-1, 1)) for n, t in names)
 torch.save({"state_dict": state, "hyper_parameters": {"temperature": 15.5}}, sys.argv[1])
 """
 CONVERT = """
 import resource, sys
-from astroclip.models.checkpoint import convert_checkpoint, load_weights
+from astroclip.model.checkpoint import convert_checkpoint, load_weights
 convert_checkpoint(sys.argv[1], sys.argv[2])
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 """

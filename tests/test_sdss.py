@@ -7,8 +7,8 @@ import pytest
 from astropy.io import fits
 from builders import truncate, write_coadd, write_spec
 
+from astroclip.data import sdss
 from astroclip.errors import DataError
-from astroclip.surveys import sdss
 
 REAL = {  # plate, mjd, fiber, redshift; bad pixels
     "NGC3522_SDSS_DR18.fits": ((2488, 54149, 1, 0.00401801), 0),

@@ -8,11 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from search_files import FIRST_ID, HASH, unit, write_embedded
 
-from astroclip.catalog import open_catalog
 from astroclip.errors import DataError, UsageError
 from astroclip.search import Example, Kind, parse_example, search_catalog
 from astroclip.search import scan as scanning
 from astroclip.search.scan import mean_cosine, normalise
+from astroclip.tables import open_table
 
 
 def row(value: int, like: bool = True) -> Example:
@@ -102,7 +102,7 @@ def test_blocks_do_not_change_what_is_found(tmp_path_factory, rows, k, block, se
     query = normalise(np.arange(1.0, 5.0))
     results = []
     for size in (block * 16, 1 << 20):
-        with pytest.MonkeyPatch.context() as patch, open_catalog(folder / "t.fits") as catalog:
+        with pytest.MonkeyPatch.context() as patch, open_table(folder / "t.fits") as catalog:
             patch.setattr(scanning, "BLOCK_BYTES", size)
             near = scanning.scan(catalog, ["IMAGE_EMBEDDING"], query, k + scanning.SPARE)
             results.append((near, *scanning.rank(catalog, ["IMAGE_EMBEDDING"], query, near.rows, k)))

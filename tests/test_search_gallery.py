@@ -13,12 +13,12 @@ from search_files import unit
 from typer.testing import CliRunner
 
 from astroclip.cli.main import app
-from astroclip.embed import embed_catalog
-from astroclip.embedder import load_model
+from astroclip.data.desi import open_coadd
 from astroclip.errors import DataError, UsageError
+from astroclip.model.embedder import load_model
 from astroclip.plots.gallery import Shown, draw_gallery, make_page
+from astroclip.predict.embed import embed_catalog
 from astroclip.search import Example, Kind, search_catalog
-from astroclip.surveys.desi import open_coadd
 
 ROWS, SIZE = 12, 24
 

@@ -7,10 +7,10 @@ import pytest
 import yaml
 from search_files import write_embedded
 
-from astroclip.catalog import open_catalog
 from astroclip.errors import ConfigError, DataError, UsageError
 from astroclip.search import Example, Kind, index_catalog, search_catalog
 from astroclip.search import index as indexing
+from astroclip.tables import open_table
 
 pytest.importorskip("usearch", reason="needs the extra 'search': usearch is not installed")
 ROW = [Example(Kind.ROW, "3")]
@@ -46,7 +46,7 @@ def test_it_says_what_it_is_of(indexed):
     facts = yaml.safe_load(index.with_name("galaxies.usearch.yaml").read_text())
     assert facts["column"] == "IMAGE_EMBEDDING"
     assert (facts["rows"], facts["bad"]) == (1500, 2)
-    with open_catalog(catalog) as table:
+    with open_table(catalog) as table:
         assert facts["model_hash"] == table.header["ACHASH"]
         assert facts["checksum"] == table.fingerprint
 

@@ -21,11 +21,11 @@ from training_pairs import write_training_pairs
 from typer.testing import CliRunner
 
 from astroclip.cli.main import app
+from astroclip.cluster import JobFailedError, Launcher, SlurmOptions, Submitted, follow
 from astroclip.config import read_yaml
-from astroclip.embed import embed_catalog
 from astroclip.errors import ConfigError, UsageError
-from astroclip.launch import JobFailedError, Launcher, SlurmOptions, Submitted, follow
-from astroclip.models.checkpoint import is_model_directory
+from astroclip.model.checkpoint import is_model_directory
+from astroclip.predict.embed import embed_catalog
 from astroclip.training.fit import train
 
 pytestmark = pytest.mark.slow

@@ -10,11 +10,11 @@ from builders import truncate, write_band_hdus, write_brick, write_cube
 from builders_hdf5 import write_hdf5, write_multimodal_images, write_stein
 from source_rows import NO, OPTIONS, SIZE, read_images, rgb_of, write_table
 
-from astroclip.catalog import open_catalog
+from astroclip.data.legacysurvey import encode_targetid
 from astroclip.errors import DataError, UsageError
+from astroclip.model.sources import SourceOptions, image_source
 from astroclip.schema import PIXSCALE, EmbedFlag
-from astroclip.sources import SourceOptions, image_source
-from astroclip.surveys.legacysurvey import encode_targetid
+from astroclip.tables import open_table
 
 
 def test_image_column(tmp_path, rng):
@@ -37,7 +37,7 @@ def test_image_column_of_another_name_and_smaller_than_the_crop(tmp_path, rng):
     inputs, flag = read_images(path, "stamp")
     assert list(flag) == [EmbedFlag.IMAGE_PADDED] * 2
     assert torch.equal(inputs[1], rgb_of(images[1].astype("f4")))
-    with open_catalog(path) as table:
+    with open_table(path) as table:
         assert image_source(table, None, SIZE, OPTIONS) is None
 
 
@@ -248,7 +248,7 @@ def test_stein_files_that_cannot_be_used(tmp_path, stein, caplog):
     write_stein(whole, 40, size=60)
     with_checksums(whole, "ra")
     spoil_row(whole, "ra", 0)
-    with open_catalog(table) as opened, pytest.raises(DataError, match="cannot read dataset 'ra'"):
+    with open_table(table) as opened, pytest.raises(DataError, match="cannot read dataset 'ra'"):
         image_source(opened, str(whole), SIZE, OPTIONS)  # before a row is read
 
 

@@ -10,12 +10,12 @@ from builders_pairs import published, save_to_disk, write_published
 from source_rows import NO, read_images, read_spectra, rgb_of, write_table
 from test_sources_images import spoil_row, with_checksums
 
-from astroclip.embed import embed_catalog
+from astroclip.data.legacysurvey import encode_targetid
+from astroclip.data.pairs import is_pairs, open_pairs, write_pairs
 from astroclip.errors import DataError
-from astroclip.pairs import is_pairs, open_pairs, write_pairs
+from astroclip.model.sources import SourceOptions
+from astroclip.predict.embed import embed_catalog
 from astroclip.schema import EmbedFlag
-from astroclip.sources import SourceOptions
-from astroclip.surveys.legacysurvey import encode_targetid
 
 N = 12
 CORE = slice(52, 100)  # the middle 48 of 152 pixels

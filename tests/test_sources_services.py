@@ -11,14 +11,14 @@ from source_rows import NO, OPTIONS, SIZE, read_images, read_spectra, rgb_of, wr
 from survey_servers import Answer, fits_cutout, serve
 from test_sparcl import Sparcl, make_records
 
-from astroclip.catalog import open_catalog
-from astroclip.embed import embed_catalog
+from astroclip.data import cutouts, desi, sparcl
+from astroclip.data.desi import find_coadds
+from astroclip.data.legacysurvey import read_cutout
 from astroclip.errors import DataError, UsageError
+from astroclip.model.sources import SourceOptions, image_source, spectrum_source
+from astroclip.predict.embed import embed_catalog
 from astroclip.schema import EmbedFlag
-from astroclip.sources import SourceOptions, image_source, spectrum_source
-from astroclip.surveys import cutouts, desi, sparcl
-from astroclip.surveys.desi import find_coadds
-from astroclip.surveys.legacysurvey import read_cutout
+from astroclip.tables import open_table
 
 pytestmark = pytest.mark.network
 BROKEN_IMAGE = EmbedFlag.NO_IMAGE | EmbedFlag.UNREADABLE_IMAGE
@@ -153,7 +153,7 @@ def test_blocks_share_a_service_and_index_what_is_new(tmp_path, monkeypatch):
         (spectra, lambda table: spectrum_source(table, "sparcl", OPTIONS)),
         ((cutouts.URL_VARIABLE, sky), lambda table: image_source(table, "ls-dr9", SIZE, OPTIONS)),
     ):
-        with serve(answer) as server, open_catalog(path) as table:
+        with serve(answer) as server, open_table(path) as table:
             monkeypatch.setenv(variable, server.url)
             source = find(table)
             monkeypatch.setenv(variable, "http://127.0.0.1:1")  # another service would not answer
@@ -173,13 +173,13 @@ def test_a_refused_target(tmp_path, monkeypatch):
 
 def test_refused_before_anything_is_asked(tmp_path, monkeypatch):
     path = write_table(tmp_path / "c.fits", MAG=[20.0])
-    with open_catalog(path) as table:
+    with open_table(path) as table:
         with pytest.raises(DataError, match="fetched by position, and the table has none"):
             image_source(table, "ls-dr10", SIZE, OPTIONS)
         with pytest.raises(DataError, match="SPARCL are found by TARGETID"):
             spectrum_source(table, "sparcl", OPTIONS)
     path = write_table(tmp_path / "d.fits", TARGETID=np.array([1]), RA=[10.0], DEC=[0.0])
-    with open_catalog(path) as table:
+    with open_table(path) as table:
         with pytest.raises(UsageError, match="expected DESI-EDR, DESI-DR1"):
             spectrum_source(table, "sparcl:SDSS-DR17", OPTIONS)
         with pytest.raises(UsageError, match="nor one of ls-dr9, ls-dr9-north"):

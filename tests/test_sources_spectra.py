@@ -7,13 +7,13 @@ from builders import truncate, write_coadd, write_spec
 from builders_hdf5 import write_hdf5, write_multimodal_spectra
 from source_rows import NO, OPTIONS, read_spectra, write_table
 
-from astroclip.catalog import open_catalog
+from astroclip.data.desi import open_coadd
+from astroclip.data.zcatalog import coadd_path
 from astroclip.errors import DataError, UsageError
-from astroclip.preprocess.spectrum import prepare_spectra
+from astroclip.model.prepare_spectra import prepare_spectra
+from astroclip.model.sources import SourceOptions, spectrum_source
 from astroclip.schema import EmbedFlag, desi_wave
-from astroclip.sources import SourceOptions, spectrum_source
-from astroclip.surveys.desi import open_coadd
-from astroclip.surveys.zcatalog import coadd_path
+from astroclip.tables import open_table
 
 
 def test_spectrum_columns_on_the_desi_grid(tmp_path, rng):
@@ -66,7 +66,7 @@ def test_columns_that_are_not_spectra(tmp_path, columns, units, said):
 
 def test_a_photometric_flux_is_no_spectrum(tmp_path):
     path = write_table(tmp_path / "c.fits", FLUX=np.array([1.0, 2.0]))
-    with open_catalog(path) as table:
+    with open_table(path) as table:
         assert spectrum_source(table, None, OPTIONS) is None
 
 
@@ -207,7 +207,7 @@ def test_every_flag_of_a_tree(tmp_path, tree, monkeypatch):
     indexed = read_spectra(write_table(tmp_path / "a.fits", TARGETID=np.array(targetid)), tree)
     assert indexed.flag[1] & EmbedFlag.AMBIGUOUS_SPECTRUM
     with monkeypatch.context() as patch:
-        patch.delattr("astroclip.surveys.desi.index_coadds")  # the tree needs none
+        patch.delattr("astroclip.data.desi.index_coadds")  # the tree needs none
         for folder in (tree, tree / "healpix"):
             inputs, flag = read_spectra(path, folder)
             assert list(flag) == list(expected)

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from survey_servers import Answer, serve
 
+from astroclip.data import desi, sparcl
+from astroclip.data.webservice import GIVE_UP_AFTER, Fetched, WebService
 from astroclip.errors import DataError, UsageError
 from astroclip.schema import N_WAVE, desi_wave
-from astroclip.surveys import desi, sparcl
-from astroclip.surveys.webservice import GIVE_UP_AFTER, Fetched, WebService
 
 pytestmark = pytest.mark.network
 TARGETS = [39627866878511337, 39627866878514741, 39633300968442591, 7]

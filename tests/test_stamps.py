@@ -15,9 +15,9 @@ from builders import (
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from astroclip.data import legacysurvey as ls
+from astroclip.data import near as sky
 from astroclip.errors import DataError
-from astroclip.surveys import legacysurvey as ls
-from astroclip.surveys import sky
 
 DR9 = "cutout_59.1067_-30.4848.fits"
 DR5 = "dr5-nsa-cutout-162.fits"

@@ -10,10 +10,10 @@ from builders_hdf5 import write_hdf5, write_stein
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from astroclip.data import stein
+from astroclip.data.hdf5file import runs
+from astroclip.data.legacysurvey import How, encode_targetid
 from astroclip.errors import DataError
-from astroclip.surveys import stein
-from astroclip.surveys.hdf5file import runs
-from astroclip.surveys.legacysurvey import How, encode_targetid
 
 SOUTH = "south/images_npix152_000000000_001000000.h5"
 SOUTH_2 = "south/images_npix152_001000000_002000000.h5"
@@ -161,7 +161,7 @@ def test_position_match_equals_brute_force(seed, dec0, radius):
     from astropy.coordinates import SkyCoord
     from astropy.coordinates import angular_separation as separation
 
-    from astroclip.surveys.rowindex import RowIndex
+    from astroclip.data.rowindex import RowIndex
 
     rng = np.random.default_rng(seed)
     ra, ra_ref = rng.uniform(-30, 30, 20) / 3600 % 360, rng.uniform(-30, 30, 30) / 3600 % 360

@@ -14,13 +14,13 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.testing import assert_close
 
 from astroclip.config import ModelConfig, make_settings
+from astroclip.data.pairs import SplitSettings, write_pairs
 from astroclip.errors import CheckpointError, ConfigError
-from astroclip.models.checkpoint import convert_checkpoint, load_weights, save_model
-from astroclip.models.clip import build_model
-from astroclip.pairs import SplitSettings, write_pairs
+from astroclip.model.checkpoint import convert_checkpoint, load_weights, save_model
+from astroclip.model.clip import build_model
 from astroclip.schema import Split
-from astroclip.training.clip import ClipModule
-from astroclip.training.data import make_loader
+from astroclip.training.alignment import ClipModule
+from astroclip.training.batches import make_loader
 from astroclip.training.galaxies import Galaxies
 from astroclip.training.ranks import gather_rows
 from astroclip.training.retrieval import find_ranks, measure_retrieval

@@ -18,10 +18,10 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from torch.testing import assert_close
 
+from astroclip.data.pairs import split_by_healpix, write_pairs
 from astroclip.errors import ConfigError, DataError, UsageError
-from astroclip.pairs import split_by_healpix, write_pairs
 from astroclip.schema import Split
-from astroclip.training.data import Part, TrainingBatches, ValidationBatches, make_loader
+from astroclip.training.batches import Part, TrainingBatches, ValidationBatches, make_loader
 from astroclip.training.galaxies import Galaxies
 
 SPLITS = np.array([0, 0, 0, 0, 1, 2, 255], np.uint8)

@@ -20,7 +20,7 @@ from training_pairs import write_training_pairs
 
 import astroclip
 from astroclip.errors import AstroclipError, ConfigError, DataError, StoppedError, UsageError
-from astroclip.models.checkpoint import is_model_directory
+from astroclip.model.checkpoint import is_model_directory
 from astroclip.schema import Split
 from astroclip.training.fit import train
 from astroclip.training.record import Metrics, read_metrics

@@ -9,7 +9,7 @@ import torch
 from safetensors import safe_open
 from training_pairs import write_training_pairs
 
-from astroclip.models.checkpoint import init_model, read_info
+from astroclip.model.checkpoint import init_model, read_info
 from astroclip.training.fit import TrainReport, train
 from astroclip.training.record import read_metrics
 

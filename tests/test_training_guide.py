@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from training_pairs import write_training_pairs
 
-from astroclip.models.checkpoint import load_weights
+from astroclip.model.checkpoint import load_weights
 from astroclip.training.fit import train
 from astroclip.training.guide import RedshiftGuide
 from astroclip.training.settings import GuideSettings

@@ -16,13 +16,13 @@ from training_pairs import write_training_pairs
 
 from astroclip.config import make_settings
 from astroclip.errors import ConfigError
-from astroclip.models.checkpoint import load_weights, save_model
+from astroclip.model.checkpoint import load_weights, save_model
 from astroclip.training.callbacks import StepSeed
 from astroclip.training.devices import Place, make_trainer, quiet
 from astroclip.training.dino_optim import rates_at
 from astroclip.training.fit import train
-from astroclip.training.image import ImageModule
 from astroclip.training.recipes import read_training
+from astroclip.training.self_distillation import ImageModule
 from astroclip.training.settings import ImageTraining
 
 CPU = Place("cpu", 1, 1, LightningEnvironment())

@@ -11,7 +11,7 @@ from torch.distributed.fsdp.wrap import ModuleWrapPolicy
 
 from astroclip.training.devices import SHARDED
 from astroclip.training.dino_optim import make_optimizer, rates_at, set_rates
-from astroclip.training.image import ImageModule
+from astroclip.training.self_distillation import ImageModule
 
 
 def rank_of_two(rank: int, folder: str) -> None:

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from astroclip.config import ImageEncoderConfig, ModelConfig, SpectrumEncoderConfig
 from astroclip.errors import CheckpointError, ConfigError
-from astroclip.models.clip import AstroCLIP
-from astroclip.preprocess.spectrum import count_patches, mask_chunks, to_patches
+from astroclip.model.clip import AstroCLIP
+from astroclip.model.prepare_spectra import count_patches, mask_chunks, to_patches
 from astroclip.training.recipes import find_encoders, read_training
 from astroclip.training.settings import KINDS, ClipTraining, SpectrumTraining
 
@@ -157,7 +157,7 @@ def test_an_alignment_takes_the_sizes_of_its_encoders(tiny_model):
 def test_encoders_that_are_not_there(tiny_model, tmp_path):
     with pytest.raises(CheckpointError, match="no model 'nowhere'"):
         find_encoders(read_training("clip", "mini-clip", ["image=nowhere"]))
-    from astroclip.models.checkpoint import init_model
+    from astroclip.model.checkpoint import init_model
 
     spectra = ["image=null", "head=null", "spectrum.embed_dim=16", "spectrum.num_layers=1"]
     config = init_model("mini", tmp_path / "spectra", spectra)

@@ -10,13 +10,13 @@ from torch import Tensor
 from torch.testing import assert_close
 from training_pairs import write_training_pairs
 
-from astroclip.models.released import read_released
-from astroclip.models.specformer import masked_mse
-from astroclip.preprocess.spectrum import find_good_pixels, prepare_spectra, to_patches
+from astroclip.model.prepare_spectra import find_good_pixels, prepare_spectra, to_patches
+from astroclip.model.released import read_released
+from astroclip.model.specformer import masked_mse
+from astroclip.training.masked_spectra import SpectrumModule, ivar_patches, weighted_mse
 from astroclip.training.optim import make_optimizer
 from astroclip.training.recipes import read_training
 from astroclip.training.settings import OptimSettings, SpectrumTraining
-from astroclip.training.spectrum import SpectrumModule, ivar_patches, weighted_mse
 
 SIZES = ("embed_dim=32", "num_layers=2", "num_heads=2")
 

@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from astroclip.errors import CheckpointError
-from astroclip.models.unpickle import Placeholder, read_checkpoint
+from astroclip.model.unpickle import Placeholder, read_checkpoint
 
 PARAMETER = b"ctorch._utils\n_rebuild_parameter\n"
 TENSOR = b"ctorch._utils\n_rebuild_tensor_v2\n"

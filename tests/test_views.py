@@ -11,8 +11,8 @@ from scipy import ndimage
 from torch import Tensor
 
 from astroclip.errors import DataError
-from astroclip.preprocess.image import to_rgb
-from astroclip.preprocess.views import NOISE_SIGMA, PSF_SIGMA, View, blur_planes, draw_sigma, make_views
+from astroclip.model.prepare_images import to_rgb
+from astroclip.model.views import NOISE_SIGMA, PSF_SIGMA, View, blur_planes, draw_sigma, make_views
 
 PLAIN = View(size=5, number=1, blur=0, noise=0)
 

@@ -8,10 +8,10 @@ from builders import truncate, write_coadd
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from astroclip.data import desi, zcatalog
+from astroclip.data.grid import NODATA
+from astroclip.data.zcatalog import Reject, SpectrumStatus, coadd_path, find_cut, read_coadds
 from astroclip.errors import DataError, UsageError
-from astroclip.surveys import desi, zcatalog
-from astroclip.surveys.grid import NODATA
-from astroclip.surveys.zcatalog import Reject, SpectrumStatus, coadd_path, find_cut, read_coadds
 
 PLANTED = {
     "KEPT": {},

@@ -5,7 +5,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from astroclip.pairs import write_pairs
+from astroclip.data.pairs import write_pairs
 from astroclip.schema import Split, desi_wave
 
 LINES = (3728.5, 4862.7, 5008.2, 6564.6)  # Å, vacuum

@@ -8,15 +8,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from astroclip.catalog.part import check_output
-from astroclip.crossmatch.images import ImageSide, open_image_side
-from astroclip.crossmatch.labels import open_labels
+from astroclip.crossmatch.image_side import ImageSide, open_image_side
+from astroclip.crossmatch.joined_labels import open_labels
+from astroclip.crossmatch.match_table import MatchTable, describe_images, find_labels
+from astroclip.crossmatch.outputs import Job, Outputs, write_outputs
 from astroclip.crossmatch.plan import CrossmatchSettings, Progress, check_settings, make_plan
-from astroclip.crossmatch.spectra import SpectraTable, default_coadds, open_spectra
-from astroclip.crossmatch.tables import MatchTable, describe_images, find_labels
-from astroclip.crossmatch.write import Job, Outputs, write_outputs
+from astroclip.crossmatch.spectra_side import SpectraTable, default_coadds, open_spectra
+from astroclip.data.pairs.pairs_format import row_bytes
 from astroclip.errors import DataError, UsageError
-from astroclip.pairs.layout import row_bytes
+from astroclip.files import check_output
 from astroclip.schema import MATCH_COLUMNS
 
 logger = logging.getLogger(__name__)

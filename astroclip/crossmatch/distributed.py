@@ -15,16 +15,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from astroclip.catalog.hats import arrow_to_numpy
 from astroclip.crossmatch import match
-from astroclip.crossmatch.columns import Block
 from astroclip.crossmatch.ids import IdIndex
-from astroclip.crossmatch.images import HatsSide
+from astroclip.crossmatch.image_side import HatsSide
 from astroclip.crossmatch.match import ID_RADIUS_ARCSEC, ObjectMatches, Objects
-from astroclip.crossmatch.positions import FloatArray, floats
-from astroclip.crossmatch.sky import Find, Pairs, match_sky
-from astroclip.crossmatch.zones import IntArray, build_index
+from astroclip.crossmatch.who import Block
 from astroclip.errors import DataError, UsageError
+from astroclip.sky import Find, FloatArray, IntArray, Pairs, build_index, floats, match_sky
+from astroclip.tables.hats import arrow_to_numpy
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -194,7 +192,7 @@ def _partitions(side: HatsSide) -> list["Delayed"]:
     import lsdb
 
     try:
-        catalog = lsdb.open_catalog(side.folder, columns=list(side.columns))
+        catalog = lsdb.open_table(side.folder, columns=list(side.columns))
     except (OSError, TypeError, ValueError) as error:
         raise DataError(f"{side.folder}: LSDB cannot open it ({error})") from error
     take = dask.delayed(_take)

@@ -6,9 +6,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from astroclip.crossmatch.sky import Find, check_find
-from astroclip.crossmatch.zones import IntArray
 from astroclip.errors import DataError
+from astroclip.sky import Find, IntArray, check_find
 
 Ids = tuple[ArrayLike, ArrayLike, ArrayLike]  # release, brickid, objid: (N,) integers each
 

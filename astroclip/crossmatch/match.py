@@ -7,16 +7,19 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from astroclip.crossmatch.ids import IdIndex, IdMatches, Ids
-from astroclip.crossmatch.positions import (
+from astroclip.errors import UsageError
+from astroclip.sky import (
+    Find,
     FloatArray,
+    IntArray,
+    Positions,
+    check_find,
     displace,
     floats,
     has_position,
+    match_sky,
     separation_arcsec,
 )
-from astroclip.crossmatch.sky import Find, Positions, check_find, match_sky
-from astroclip.crossmatch.zones import IntArray
-from astroclip.errors import UsageError
 
 ID_RADIUS_ARCSEC = 5.0
 SHIFT_ARCSEC = 30.0

@@ -10,23 +10,15 @@ from typing import Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from astroclip.crossmatch.images import ImageSide, Pixels
-from astroclip.crossmatch.match import (
-    FalseMatchRate,
-    ObjectMatches,
-    Objects,
-    false_match_rate,
-    match_objects,
-)
-from astroclip.crossmatch.positions import FloatArray, has_position
-from astroclip.crossmatch.sky import MAX_RADIUS_ARCSEC, Find, Positions, check_find
-from astroclip.crossmatch.spectra import Targets
-from astroclip.crossmatch.zones import IntArray
+from astroclip.crossmatch.image_side import ImageSide, Pixels
+from astroclip.crossmatch.match import FalseMatchRate, ObjectMatches, Objects, false_match_rate, match_objects
+from astroclip.crossmatch.spectra_side import Targets
+from astroclip.data.pairs import SplitSettings
+from astroclip.data.pairs.split import check_split
+from astroclip.data.zcatalog import SpectrumStatus, check_coadds, find_coadds_of
 from astroclip.errors import UsageError
-from astroclip.pairs import SplitSettings
-from astroclip.pairs.split import check_split
 from astroclip.schema import PairsKey, Reason
-from astroclip.surveys.zcatalog import SpectrumStatus, check_coadds, find_coadds_of
+from astroclip.sky import MAX_RADIUS_ARCSEC, Find, FloatArray, IntArray, Positions, check_find, has_position
 
 Join = Literal["inner", "left"]
 Engine = Literal["memory", "lsdb"]

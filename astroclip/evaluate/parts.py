@@ -10,18 +10,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from astroclip.catalog import write_table
+from astroclip.data.pairs import Pairs, is_pairs, open_pairs
 from astroclip.errors import DataError, UsageError
-from astroclip.pairs import Pairs, is_pairs, open_pairs
-from astroclip.schema import (
-    GALAXY_ZOO,
-    LOGSFR_NAMES,
-    PROPERTIES,
-    SFR_NAMES,
-    ColumnSpec,
-    PairsKey,
-    Split,
-)
+from astroclip.schema import GALAXY_ZOO, LOGSFR_NAMES, PROPERTIES, SFR_NAMES, ColumnSpec, PairsKey, Split
+from astroclip.tables import write_table
 
 BLOCK = 4096
 PARTS = (Split.TRAIN, Split.VALIDATION, Split.TEST)

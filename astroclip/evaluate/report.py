@@ -10,17 +10,17 @@ import numpy as np
 import yaml
 
 from astroclip import __version__
-from astroclip.catalog import Catalog, open_catalog
 from astroclip.errors import DataError, UsageError
 from astroclip.evaluate.figures import draw_evaluation, draw_maps
 from astroclip.evaluate.find import find_targets, finds_retrieval
-from astroclip.evaluate.gallery import draw_galleries, find_pixels
-from astroclip.evaluate.read import read_rows
+from astroclip.evaluate.retrieval_gallery import draw_galleries, find_pixels
+from astroclip.evaluate.rows import read_rows
 from astroclip.evaluate.score import Evaluation, Score, score_retrieval, score_target
 from astroclip.evaluate.splits import Splits
 from astroclip.evaluate.targets import PUBLISHED_VOTES
 from astroclip.plots import write_figure
 from astroclip.schema import redshift_names
+from astroclip.tables import FitsTable, open_table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -102,7 +102,7 @@ def evaluate_table(
     output = Path(output)
     if resamples < 2:
         raise UsageError(f"{resamples} resamples: errors need at least 2")
-    with open_catalog(table) as catalog:
+    with open_table(table) as catalog:
         targets = find_targets(catalog, truth, predicted, kind, min_votes)
         retrieves = finds_retrieval(catalog, kind, bool(truth or predicted))
         if not targets and not retrieves:
@@ -155,7 +155,7 @@ def check_folder(output: Path, overwrite: bool, name: str = METRICS_FILE) -> Non
         raise DataError(f"{output}: there is no folder {output.absolute().parent}. Make it first")
 
 
-def _check_scored(catalog: Catalog, found: list[Evaluation]) -> None:
+def _check_scored(catalog: FitsTable, found: list[Evaluation]) -> None:
     """Refuse a table in which not one row can be scored."""
     if any(one.scores for one in found):
         return
@@ -169,7 +169,7 @@ def _check_scored(catalog: Catalog, found: list[Evaluation]) -> None:
     )
 
 
-def _describe(catalog: Catalog) -> dict[str, Any]:
+def _describe(catalog: FitsTable) -> dict[str, Any]:
     """Say which table it was, and which model embedded it."""
     table = {"name": catalog.name, "rows": catalog.nrows, "sha256": catalog.fingerprint["sha256"]}
     model = {key.lower(): catalog.header[key] for key in ("ACMODEL", "ACHASH") if key in catalog.header}

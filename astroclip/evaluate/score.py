@@ -7,7 +7,7 @@ import torch
 from numpy.typing import NDArray
 
 from astroclip.evaluate.metrics import Metrics, Rows, bootstrap, measure_ranks
-from astroclip.evaluate.read import Scored
+from astroclip.evaluate.rows import Scored
 from astroclip.evaluate.splits import part_rows
 from astroclip.evaluate.targets import Target
 from astroclip.training.retrieval import find_ranks

@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from astroclip.catalog import Catalog
 from astroclip.schema import DEC_NAMES, EMBED_FLAG, PREDICT_FLAG, redshift_names
+from astroclip.tables import FitsTable
 
 MAGNITUDES = ("MAG_R", "R_MAG", "DERED_MAG_R")
 FLUXES = ("FLUX_R",)  # nanomaggies
@@ -51,7 +51,7 @@ class Splits:
     """
 
     def __init__(
-        self, catalog: Catalog, magnitude: str | None, snr: str | None, redshift: str | None
+        self, catalog: FitsTable, magnitude: str | None, snr: str | None, redshift: str | None
     ) -> None:
         def column(named: str | None, *usual: str) -> str | None:
             return catalog.column(named).name if named else catalog.find(*usual)

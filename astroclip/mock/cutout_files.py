@@ -7,7 +7,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from astroclip.mock import images
+from astroclip.mock import render as images
 from astroclip.mock.desi_tables import tractor_shape
 from astroclip.mock.truth import Draw, Table, row_rng, transmission
 from astroclip.schema import CUTOUT_SIZE

@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from astroclip.mock import desi_tables as tables
-from astroclip.mock import footprint, spectra
+from astroclip.mock import footprint
+from astroclip.mock import observe as spectra
 from astroclip.mock.truth import Draw, Table, row_rng
 from astroclip.schema import WAVE_UNIT
 

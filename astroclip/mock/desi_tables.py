@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from astroclip.mock import footprint, spectra
+from astroclip.mock import footprint
+from astroclip.mock import observe as spectra
 from astroclip.mock.fibre import POINT_IN_FIBRE
 from astroclip.mock.truth import SKY_VARIANCE_R, Table
 

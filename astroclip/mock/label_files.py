@@ -8,7 +8,8 @@ import fitsio
 import h5py
 import numpy as np
 
-from astroclip.mock import lines, votes
+from astroclip.mock import lines
+from astroclip.mock import volunteers as votes
 from astroclip.mock.desi_tables import columns
 from astroclip.mock.truth import COLUMNS, Draw, Table, row_rng, transmission
 

@@ -68,7 +68,8 @@ def make_mock(
     """
     out = Path(out).absolute()
     _check(out, galaxies, seed, workers, overwrite)
-    from astroclip.mock import cutout_files, desi_files, label_files, sky, sweep_files
+    from astroclip.mock import cutout_files, desi_files, label_files, sweep_files
+    from astroclip.mock import scene as sky
 
     table = sky.make_sky(galaxies, seed)
     folder = _make_folder(out)

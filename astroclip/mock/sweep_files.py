@@ -7,7 +7,7 @@ import fitsio
 import numpy as np
 from numpy.typing import NDArray
 
-from astroclip.mock import images
+from astroclip.mock import render as images
 from astroclip.mock.cutout_files import draw_field
 from astroclip.mock.desi_tables import columns, tractor_shape
 from astroclip.mock.truth import Draw, Table, row_rng, transmission

@@ -3,10 +3,8 @@
 Figures are made without pyplot: no window, no backend chosen, no setting of the caller's changed.
 """
 
-from astroclip.plots.files import check_figure, write_figure
-from astroclip.plots.gallery import Shown, check_gallery, plot_gallery
-from astroclip.plots.losses import plot_losses
-from astroclip.plots.pairs import (
+from astroclip.plots.figure_files import check_figure, write_figure
+from astroclip.plots.galaxy_panels import (
     EMISSION,
     IMAGES_A_ROW,
     LINES,
@@ -14,6 +12,8 @@ from astroclip.plots.pairs import (
     plot_pairs,
     smooth_spectrum,
 )
+from astroclip.plots.gallery import Shown, check_gallery, plot_gallery
+from astroclip.plots.losses import plot_losses
 
 __all__ = [
     "EMISSION",

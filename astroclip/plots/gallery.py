@@ -14,10 +14,10 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from astroclip.plots.files import SUFFIXES, check_figure, write_figure, written_beside
-from astroclip.plots.pairs import draw_pairs
+from astroclip.data.grid import Spectra
+from astroclip.plots.figure_files import SUFFIXES, check_figure, write_figure, written_beside
+from astroclip.plots.galaxy_panels import draw_pairs
 from astroclip.schema import desi_wave
-from astroclip.surveys.grid import Spectra
 
 PAGE = ".html"
 PAGE_DPI = 110

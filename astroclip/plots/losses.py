@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
-from astroclip.plots.files import check_figure, write_figure
+from astroclip.plots.figure_files import check_figure, write_figure
 
 LOSSES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000")  # Okabe & Ito
 

@@ -10,18 +10,12 @@ from numpy.typing import NDArray
 
 from astroclip.errors import DataError
 from astroclip.predict.agreement import Agreement, fit_agreement
-from astroclip.predict.labels import HEADS, Labels
+from astroclip.predict.label_columns import HEADS, Labels
 from astroclip.predict.numbers import NumberPredictor, fit_numbers
 from astroclip.predict.posterior import INTERVALS, Posterior
 from astroclip.predict.reference import BLOCK, EMBEDDINGS, Reference
 from astroclip.predict.votes import VotePredictor, fit_votes, is_reached, split
-from astroclip.schema import (
-    DISAGREEMENT,
-    PREDICT_FLAG,
-    PROPERTIES,
-    ColumnSpec,
-    PredictFlag,
-)
+from astroclip.schema import DISAGREEMENT, PREDICT_FLAG, PROPERTIES, ColumnSpec, PredictFlag
 
 ENOUGH_LABELS = 50  # with fewer, calibration is rough
 MLP_LABELS = 30  # from here on an ensemble beats neighbours (benchmarks/predict.py)

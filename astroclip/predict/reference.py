@@ -15,12 +15,12 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from astroclip.catalog import Catalog, open_catalog
-from astroclip.catalog.where import Where
 from astroclip.errors import DataError, UsageError
-from astroclip.models.checkpoint import is_model_directory, model_hash, usual_rights
-from astroclip.models.hub import find_model
+from astroclip.model.checkpoint import is_model_directory, model_hash, usual_rights
+from astroclip.model.hub import find_model
 from astroclip.schema import IMAGE_EMBEDDING, SPECTRUM_EMBEDDING
+from astroclip.tables import FitsTable, open_table
+from astroclip.tables.where import Where
 
 REFERENCE = "reference.safetensors"
 FORMAT = "astroclip reference 1"
@@ -174,7 +174,7 @@ def write_reference(
 
 def _fulfilling(path: Path, where: str) -> NDArray[np.bool_]:
     """Return which rows of a table fulfil a condition."""
-    with open_catalog(path) as table:
+    with open_table(path) as table:
         condition = Where(where, table)
         starts = range(0, table.nrows, BLOCK)
         blocks = (table.read(condition.columns, at, min(at + BLOCK, table.nrows)) for at in starts)
@@ -183,20 +183,20 @@ def _fulfilling(path: Path, where: str) -> NDArray[np.bool_]:
 
 def _of_table(path: Path) -> Reference:
     """Describe a table."""
-    with open_catalog(path) as table:
+    with open_table(path) as table:
         model, digest = (str(table.header.get(card) or "") for card in ("ACMODEL", "ACHASH"))
         shapes = {name: tuple(column.shape) for name, column in table.columns.items()}
         units = {name: column.unit for name, column in table.columns.items() if column.unit}
         nrows = table.nrows
 
     def read(names: Sequence[str]) -> dict[str, NDArray]:
-        with open_catalog(path) as table:
+        with open_table(path) as table:
             return {name: _whole_column(table, name) for name in names}
 
     return Reference(str(path), nrows, model, digest, shapes, units, read)
 
 
-def _whole_column(table: Catalog, name: str) -> NDArray:
+def _whole_column(table: FitsTable, name: str) -> NDArray:
     """Return a column, filled block by block; vectors in float32."""
     column = table.column(name)
     first = _numbers(table, name, 0, 0)
@@ -207,7 +207,7 @@ def _whole_column(table: Catalog, name: str) -> NDArray:
     return whole
 
 
-def _numbers(table: Catalog, name: str, start: int, stop: int) -> NDArray:
+def _numbers(table: FitsTable, name: str, start: int, stop: int) -> NDArray:
     """Return rows of a column; integers that mean missing are NaN."""
     column = table.column(name)
     values = table.read([name], start, stop)[name]

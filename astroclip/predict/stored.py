@@ -12,12 +12,12 @@ from safetensors.numpy import load_file, save_file
 
 from astroclip.config import read_yaml
 from astroclip.errors import CheckpointError, ConfigError, UsageError
-from astroclip.models.checkpoint import usual_rights
+from astroclip.model.checkpoint import usual_rights
 from astroclip.predict.agreement import Agreement
 from astroclip.predict.flow import Flows, make_flows
 from astroclip.predict.heads import Ensemble
 from astroclip.predict.knn import Neighbours
-from astroclip.predict.labels import Labels
+from astroclip.predict.label_columns import Labels
 from astroclip.predict.numbers import NumberPredictor, Target
 from astroclip.predict.posterior import Calibration
 from astroclip.predict.predictor import Predictor

@@ -12,16 +12,16 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from astroclip.catalog import Catalog, append_columns, open_catalog
-from astroclip.catalog.part import check_output
-from astroclip.embed import embed_catalog
 from astroclip.errors import DataError, UsageError
-from astroclip.predict.labels import TASKS, read_labels
+from astroclip.files import check_output
+from astroclip.predict.embed import embed_catalog
+from astroclip.predict.label_columns import TASKS, read_labels
 from astroclip.predict.pdf import PdfFile
 from astroclip.predict.predictor import Predictor, fit_predictor
 from astroclip.predict.reference import EMBEDDINGS, Reference, read_reference
 from astroclip.predict.stored import load_predictor, save_predictor
 from astroclip.schema import DISAGREEMENT, PREDICT_FLAG, ColumnSpec, PredictFlag
+from astroclip.tables import FitsTable, append_columns, open_table
 
 BLOCK = 4096  # rows read, predicted and written at a time
 IMAGE, SPECTRUM = EMBEDDINGS
@@ -104,7 +104,7 @@ def predict_catalog(
     pdf : str or Path, optional
         HDF5 file for the probability densities, in the format of the package qp.
     embedding : mapping, optional
-        Options of `astroclip.embed.embed_catalog`: ``model``, ``images``, ``spectra``, ...
+        Options of `astroclip.predict.embed.embed_catalog`: ``model``, ``images``, ``spectra``, ...
     hdu : str or int, optional
         The table's HDU.
 
@@ -119,7 +119,7 @@ def predict_catalog(
     check_output(output.resolve(), str(output), overwrite)
     own = (embedding or {}).get("model")
     with ExitStack() as stack:
-        table = stack.enter_context(open_catalog(catalog, hdu=hdu, scratch=output.parent))
+        table = stack.enter_context(open_table(catalog, hdu=hdu, scratch=output.parent))
         if vector is None and not any(table.find(name) for name in EMBEDDINGS):
             table = stack.enter_context(_embedded(table, output, stack, embedding or {}, hdu))
         if predictor is not None:
@@ -152,17 +152,17 @@ def _check_options(
 
 
 def _embedded(
-    table: Catalog, output: Path, stack: ExitStack, options: Mapping[str, Any], hdu: str | int | None
-) -> Catalog:
+    table: FitsTable, output: Path, stack: ExitStack, options: Mapping[str, Any], hdu: str | int | None
+) -> FitsTable:
     """Embed the catalogue into a file beside the output, which goes when all is done."""
     beside = output.with_name(f"{output.name.split('.')[0]}.embedded.fits")
     stack.callback(beside.unlink, missing_ok=True)
     given = {name: value for name, value in options.items() if value is not None}
     embed_catalog(table.source, beside, hdu=hdu, overwrite=True, **given)
-    return open_catalog(beside, hdu=table.hdu if table.path == table.source else None)
+    return open_table(beside, hdu=table.hdu if table.path == table.source else None)
 
 
-def _model_of(table: Catalog) -> str:
+def _model_of(table: FitsTable) -> str:
     """Return the model that embedded a table."""
     model = str(table.header.get("ACMODEL") or "")
     if not model:
@@ -174,7 +174,7 @@ def _model_of(table: Catalog) -> str:
 
 
 def _choose_inputs(
-    table: Catalog, known: Reference, task: str, use: str, vector: str | None
+    table: FitsTable, known: Reference, task: str, use: str, vector: str | None
 ) -> tuple[str, ...]:
     """Return the column(s) that make the vector, there in both tables."""
     if vector is not None:
@@ -192,7 +192,7 @@ def _choose_inputs(
     return tuple(known.column(name) for name in names)
 
 
-def _check_inputs(table: Catalog, fitted: Predictor) -> None:
+def _check_inputs(table: FitsTable, fitted: Predictor) -> None:
     """Refuse a vector that is missing, or of another width than the reference's."""
     for name, width in zip(fitted.inputs, fitted.widths, strict=True):
         ours = int(np.prod(table.column(name).shape))
@@ -203,7 +203,7 @@ def _check_inputs(table: Catalog, fitted: Predictor) -> None:
             )
 
 
-def _check_same_model(table: Catalog, inputs: tuple[str, ...], name: str, model: str, digest: str) -> None:
+def _check_same_model(table: FitsTable, inputs: tuple[str, ...], name: str, model: str, digest: str) -> None:
     """Refuse embeddings that two different models made."""
     if not set(EMBEDDINGS) & {column.upper() for column in inputs}:
         return
@@ -217,7 +217,7 @@ def _check_same_model(table: Catalog, inputs: tuple[str, ...], name: str, model:
 
 
 def _stream(
-    table: Catalog,
+    table: FitsTable,
     fitted: Predictor,
     output: Path,
     pdf: str | Path | None,
@@ -260,7 +260,7 @@ def _stream(
     )  # fmt: skip
 
 
-def _new_name(table: Catalog, name: str) -> str:
+def _new_name(table: FitsTable, name: str) -> str:
     """Return the name of a new column: what is there already is kept."""
     there = table.find(name)
     if there is None:
@@ -269,7 +269,7 @@ def _new_name(table: Catalog, name: str) -> str:
 
 
 def _complete(
-    values: dict[str, NDArray], columns: list[ColumnSpec], table: Catalog, start: int, stop: int
+    values: dict[str, NDArray], columns: list[ColumnSpec], table: FitsTable, start: int, stop: int
 ) -> dict[str, NDArray]:
     """Add the flags of an earlier prediction, and what the table has nothing for."""
     if there := table.find(PREDICT_FLAG):
@@ -302,7 +302,7 @@ def _provenance(fitted: Predictor) -> tuple[dict[str, Any], list[str]]:
     return settings, history
 
 
-def _read_vectors(table: Catalog, columns: tuple[str, ...], start: int, stop: int) -> NDArray[np.float32]:
+def _read_vectors(table: FitsTable, columns: tuple[str, ...], start: int, stop: int) -> NDArray[np.float32]:
     """Return the vectors (n, D) of the rows; several columns stand side by side."""
     found = [table.column(name) for name in columns]
     block = table.read([column.name for column in found], start, stop)

@@ -4,6 +4,6 @@
 """
 
 from astroclip.search.examples import Example, Kind, parse_example
-from astroclip.search.run import SearchReport, index_catalog, search_catalog
+from astroclip.search.look_alikes import SearchReport, index_catalog, search_catalog
 
 __all__ = ["Example", "Kind", "SearchReport", "index_catalog", "parse_example", "search_catalog"]

@@ -7,10 +7,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from astroclip.catalog import Catalog
+from astroclip.data.near import separation_deg, unit_vectors
 from astroclip.errors import DataError, UsageError
 from astroclip.schema import DEC_NAMES, RA_NAMES, TARGETID
-from astroclip.surveys.sky import separation_deg, unit_vectors
+from astroclip.tables import FitsTable
 
 BLOCK = 1 << 18  # rows in which a TARGETID or a position is looked for at a time
 
@@ -63,7 +63,7 @@ def parse_example(text: str, like: bool = True) -> Example:
     return Example(Kind(kind), value, like)
 
 
-def find_rows(table: Catalog, examples: Sequence[Example], radius_arcsec: float) -> list[int | None]:
+def find_rows(table: FitsTable, examples: Sequence[Example], radius_arcsec: float) -> list[int | None]:
     """Return the row of each example, None of a file; of several rows of a TARGETID the first.
 
     Raises
@@ -82,7 +82,7 @@ def find_rows(table: Catalog, examples: Sequence[Example], radius_arcsec: float)
     ]  # fmt: skip
 
 
-def _find_row(table: Catalog, example: Example) -> int:
+def _find_row(table: FitsTable, example: Example) -> int:
     if not example.value.isdecimal():
         raise UsageError(f"row '{example.value}': expected a number from 0 to {table.nrows - 1}")
     if int(example.value) >= table.nrows:
@@ -90,7 +90,7 @@ def _find_row(table: Catalog, example: Example) -> int:
     return int(example.value)
 
 
-def _find_targetid(table: Catalog, example: Example) -> int:
+def _find_targetid(table: FitsTable, example: Example) -> int:
     column = table.column(TARGETID)
     wanted: int | str = example.value.strip()
     if column.dtype.kind in "iu":
@@ -104,7 +104,7 @@ def _find_targetid(table: Catalog, example: Example) -> int:
     raise DataError(f"{table.name}: no row with {column.name} {example.value}")
 
 
-def _find_position(table: Catalog, example: Example, radius_arcsec: float) -> int:
+def _find_position(table: FitsTable, example: Example, radius_arcsec: float) -> int:
     names = [table.find(*RA_NAMES), table.find(*DEC_NAMES)]
     if names[0] is None or names[1] is None:
         raise DataError(f"{table.name}: no columns of position, such as RA and DEC")
@@ -137,6 +137,6 @@ def _parse_position(text: str) -> tuple[float, float]:
     return ra, dec
 
 
-def _blocks(table: Catalog, names: list[str]) -> Iterator[tuple[int, dict[str, NDArray[Any]]]]:
+def _blocks(table: FitsTable, names: list[str]) -> Iterator[tuple[int, dict[str, NDArray[Any]]]]:
     for start in range(0, table.nrows, BLOCK):
         yield start, table.read(names, start, min(start + BLOCK, table.nrows))

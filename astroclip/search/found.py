@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from astroclip.catalog import Catalog, write_table
 from astroclip.schema import (
     DEC_NAMES,
     RA_NAMES,
@@ -20,9 +19,10 @@ from astroclip.schema import (
 )
 from astroclip.search.index import model_of
 from astroclip.search.scan import Counts, read_rows
+from astroclip.tables import FitsTable, write_table
 
 
-def choose_columns(table: Catalog, wanted: Sequence[str] | None) -> tuple[list[str], list[str]]:
+def choose_columns(table: FitsTable, wanted: Sequence[str] | None) -> tuple[list[str], list[str]]:
     """Return the columns of the table that the output shall have, and those that it cannot have.
 
     Those of variable length are left out; RANK, SIMILARITY, CATALOG_ROW of an earlier search are replaced.
@@ -39,7 +39,7 @@ def choose_columns(table: Catalog, wanted: Sequence[str] | None) -> tuple[list[s
     return [name for name in names if name not in ragged], ragged
 
 
-def identity_columns(table: Catalog) -> list[str]:
+def identity_columns(table: FitsTable) -> list[str]:
     """Return the columns that say which galaxy a row is: TARGETID, position and redshift, where they are."""
     redshifts = redshift_names(table.columns)
     found = [table.find(*names) for names in ((TARGETID,), RA_NAMES, DEC_NAMES, redshifts)]
@@ -47,7 +47,7 @@ def identity_columns(table: Catalog) -> list[str]:
 
 
 def write_found(
-    table: Catalog,
+    table: FitsTable,
     output: Path,
     names: list[str],
     rows: NDArray[np.int64],
@@ -91,7 +91,7 @@ def write_found(
     )
 
 
-def _provenance(table: Catalog, settings: dict[str, Any], counts: Counts) -> dict[str, Any]:
+def _provenance(table: FitsTable, settings: dict[str, Any], counts: Counts) -> dict[str, Any]:
     """Return the cards of the output: the model of the rows' embeddings, what was asked for, and of what."""
     model, digest = model_of(table)
     cards: dict[str, Any] = {}

@@ -14,12 +14,12 @@ import yaml
 from numpy.typing import NDArray
 
 from astroclip import __version__
-from astroclip.catalog import Catalog
-from astroclip.catalog.part import writing
-from astroclip.catalog.table import fingerprint_of
 from astroclip.config import Settings, make_settings, read_yaml
 from astroclip.errors import DataError, UsageError
+from astroclip.files import writing
 from astroclip.search.scan import BLOCK_BYTES, Counts, Progress, Shortlist, normalise
+from astroclip.tables import FitsTable
+from astroclip.tables.fitstable import fingerprint_of
 
 MIN_EFFORT = 128  # candidates that a search of the graph keeps at the least
 
@@ -65,7 +65,7 @@ class VectorIndex(NamedTuple):
 
 
 def build_index(
-    table: Catalog,
+    table: FitsTable,
     column: str,
     path: str | Path,
     *,
@@ -114,7 +114,7 @@ def build_index(
     return _write(graph, table, column, path)
 
 
-def open_index(path: str | Path, table: Catalog, column: str) -> VectorIndex:
+def open_index(path: str | Path, table: FitsTable, column: str) -> VectorIndex:
     """Open an index of a column of a table, mapped into memory.
 
     The SHA-256 of a file is computed only where its size or time of change is not that of the indexed one.
@@ -152,12 +152,12 @@ def open_index(path: str | Path, table: Catalog, column: str) -> VectorIndex:
     return VectorIndex(graph, facts)
 
 
-def model_of(table: Catalog) -> tuple[str, str]:
+def model_of(table: FitsTable) -> tuple[str, str]:
     """Return the name and the hash of the model that embedded a table, empty where it does not say."""
     return str(table.header.get("ACMODEL", "")), str(table.header.get("ACHASH", ""))
 
 
-def _write(graph: Any, table: Catalog, column: str, path: Path) -> IndexFacts:
+def _write(graph: Any, table: FitsTable, column: str, path: Path) -> IndexFacts:
     """Write the two files beside their names, and rename them."""
     beside = path.with_name(f"{path.name}.yaml")
     parts = [file.with_name(f".{file.name}.{os.getpid()}") for file in (path, beside)]
@@ -179,7 +179,7 @@ def _write(graph: Any, table: Catalog, column: str, path: Path) -> IndexFacts:
     return facts
 
 
-def _is_same_table(table: Catalog, known: Checksum) -> bool:
+def _is_same_table(table: FitsTable, known: Checksum) -> bool:
     """Tell whether a table's file is the one whose checksum is known."""
     if table.source != table.path:
         return bool(table.fingerprint["sha256"] == known.sha256)

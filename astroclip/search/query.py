@@ -10,14 +10,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from astroclip.catalog import Catalog
-from astroclip.embed import COLUMN
-from astroclip.embedder import Embedder
 from astroclip.errors import DataError, UsageError
+from astroclip.model.embedder import Embedder
+from astroclip.predict.embed import COLUMN
 from astroclip.search.examples import Example, find_rows
 from astroclip.search.index import model_of
-from astroclip.search.pixels import NOTHING, read_file
+from astroclip.search.query_pixels import NOTHING, read_file
 from astroclip.search.scan import normalise
+from astroclip.tables import FitsTable
 
 
 class Query(NamedTuple):
@@ -35,7 +35,7 @@ class Modalities(NamedTuple):
 
 
 def choose_modalities(
-    table: Catalog, examples: Sequence[Example], source: str | None, target: str | None
+    table: FitsTable, examples: Sequence[Example], source: str | None, target: str | None
 ) -> Modalities:
     """Say which embeddings are compared with which.
 
@@ -71,7 +71,7 @@ def choose_modalities(
 
 
 def build_query(
-    table: Catalog,
+    table: FitsTable,
     examples: Sequence[Example],
     modalities: Modalities,
     embedder: Callable[[], Embedder],
@@ -122,7 +122,7 @@ def build_query(
     return Query(total / length, rows)
 
 
-def _embed_file(table: Catalog, example: Example, embedder: Embedder) -> NDArray[np.float64]:
+def _embed_file(table: FitsTable, example: Example, embedder: Embedder) -> NDArray[np.float64]:
     """Embed the galaxy of a file with the table's own model."""
     name, digest = model_of(table)
     if embedder.digest != digest:
@@ -139,7 +139,7 @@ def _embed_file(table: Catalog, example: Example, embedder: Embedder) -> NDArray
     return embedder.embed(modality, inputs, torch.ones(1, dtype=torch.bool))[0].double().numpy()
 
 
-def _check_shared(table: Catalog) -> None:
+def _check_shared(table: FitsTable) -> None:
     """Refuse a search across modalities where the table does not show that they share a space."""
     widths = {table.column(found).shape for column in COLUMN.values() if (found := table.find(column))}
     if len(widths) > 1 or not model_of(table)[1]:

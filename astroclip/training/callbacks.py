@@ -13,7 +13,7 @@ from lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from astroclip.errors import ConfigError, DataError, StoppedError
-from astroclip.training.data import STOP_SIGNALS
+from astroclip.training.batches import STOP_SIGNALS
 from astroclip.training.settings import RunSettings
 
 LAST, BEST = "last.ckpt", "best.ckpt"

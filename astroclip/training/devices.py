@@ -20,7 +20,7 @@ from lightning.pytorch.strategies import DDPStrategy, FSDPStrategy, Strategy
 from timm.models import vision_transformer
 
 from astroclip.errors import ConfigError, UsageError
-from astroclip.models import specformer
+from astroclip.model import specformer
 from astroclip.training.callbacks import ClipShards
 from astroclip.training.dino import DinoNetwork
 from astroclip.training.settings import Training

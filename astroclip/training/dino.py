@@ -9,7 +9,7 @@ of patches, `DINOProjectionHead` has other names and a frozen scale in its last 
 fails where few patches are to be hidden, and `cosine_schedule` ends one step early.
 
 Shapes: B galaxies, L local views of each, M hidden patches of the 2 B global views, D width, K prototypes.
-Views are ordered as `astroclip.preprocess.views` gives them: the first of every galaxy, then the second.
+Views are ordered as `astroclip.model.views` gives them: the first of every galaxy, then the second.
 """
 
 from typing import Literal, NamedTuple
@@ -20,7 +20,7 @@ from lightly.loss.koleo_loss import KoLeoLoss
 from torch import Generator, Tensor, nn
 
 from astroclip.config import ImageEncoderConfig
-from astroclip.models.vit import ImageEncoder
+from astroclip.model.vit import ImageEncoder
 from astroclip.training.ranks import gather, over_ranks
 
 GLOBAL_VIEWS = 2

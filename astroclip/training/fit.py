@@ -10,7 +10,7 @@ from lightning import Callback, LightningModule, Trainer
 
 from astroclip.config import ModelConfig, Settings
 from astroclip.errors import CheckpointError
-from astroclip.models.clip import AstroCLIP
+from astroclip.model.clip import AstroCLIP
 from astroclip.schema import Split
 from astroclip.training.callbacks import BEST, Checkpoints, NanGuard, StepSeed
 from astroclip.training.devices import BLOCKS, Place, check_place, find_place, make_trainer, quiet
@@ -18,13 +18,13 @@ from astroclip.training.galaxies import Galaxies
 from astroclip.training.loaders import Loaders
 from astroclip.training.recipes import find_encoders, read_training
 from astroclip.training.record import Progress, Record
-from astroclip.training.run import Run, RunData, find_run, resumed_settings
+from astroclip.training.runs import Run, RunData, find_run, resumed_settings
 from astroclip.training.settings import ClipTraining, SpectrumTraining, Training
 
 if TYPE_CHECKING:
-    from astroclip.training.clip import ClipModule
-    from astroclip.training.image import ImageModule
-    from astroclip.training.spectrum import SpectrumModule
+    from astroclip.training.alignment import ClipModule
+    from astroclip.training.masked_spectra import SpectrumModule
+    from astroclip.training.self_distillation import ImageModule
 
 
 class TrainReport(NamedTuple):
@@ -68,10 +68,10 @@ def train(
     data
         See `astroclip.training.galaxies.Galaxies`.
     run
-        The folder to make; see `astroclip.training.run`.
+        The folder to make; see `astroclip.training.runs`.
     config, overrides
         See `astroclip.training.recipes.read_training`; or the settings themselves. A run that is resumed has
-        its settings already; those given must be the same, `astroclip.training.run.FREE` ones apart.
+        its settings already; those given must be the same, `astroclip.training.runs.FREE` ones apart.
     gpus
         GPUs of each node; default: all; 0: use the CPU. Inside ``srun`` or ``torchrun``: one process each.
     nodes
@@ -199,14 +199,14 @@ def make_module(run: Run) -> "SpectrumModule | ClipModule | ImageModule":
     """Return the module of a kind of training, with the weights that it starts from."""
     settings = run.settings
     if isinstance(settings, SpectrumTraining):
-        from astroclip.training.spectrum import SpectrumModule
+        from astroclip.training.masked_spectra import SpectrumModule
 
         return SpectrumModule(settings)
     if isinstance(settings, ClipTraining):
-        from astroclip.training.clip import ClipModule
+        from astroclip.training.alignment import ClipModule
 
         return ClipModule(settings)
-    from astroclip.training.image import ImageModule
+    from astroclip.training.self_distillation import ImageModule
 
     return ImageModule(settings)
 

@@ -15,15 +15,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import default_collate
 
+from astroclip.data.hdf5file import runs
+from astroclip.data.legacysurvey import ImageFolder, open_images
+from astroclip.data.multimodal import MultimodalImages, open_multimodal_images
+from astroclip.data.pairs import Pairs, is_pairs, open_pairs, split_by_healpix
+from astroclip.data.stein import SteinImages, is_stein, open_stein
 from astroclip.errors import DataError
-from astroclip.pairs import Pairs, is_pairs, open_pairs, split_by_healpix
+from astroclip.model.sources.block import holds_hdf5
+from astroclip.model.sources.images import SCALE_TOLERANCE
 from astroclip.schema import PIXSCALE, PairsKey, Split
-from astroclip.sources.block import holds_hdf5
-from astroclip.sources.images import SCALE_TOLERANCE
-from astroclip.surveys.hdf5file import runs
-from astroclip.surveys.legacysurvey import ImageFolder, open_images
-from astroclip.surveys.multimodal import MultimodalImages, open_multimodal_images
-from astroclip.surveys.stein import SteinImages, is_stein, open_stein
 
 ROWS = "rows"  # key of a batch: (B,) row numbers
 OPTIONAL = (PairsKey.IVAR, PairsKey.MASK)  # the published pairs have neither

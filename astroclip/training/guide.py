@@ -13,7 +13,7 @@ import math
 import torch
 from torch import Generator, Tensor, nn
 
-from astroclip.models.layers import init_affine
+from astroclip.model.layers import init_affine
 from astroclip.training.settings import GuideSettings
 
 

@@ -7,9 +7,9 @@ from torch.utils.data import DataLoader
 
 from astroclip.errors import DataError
 from astroclip.schema import PairsKey, Split
-from astroclip.training.data import make_loader
+from astroclip.training.batches import make_loader
 from astroclip.training.galaxies import Batch, Galaxies
-from astroclip.training.run import Run
+from astroclip.training.runs import Run
 from astroclip.training.settings import SpectrumTraining
 
 

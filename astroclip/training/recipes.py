@@ -10,8 +10,8 @@ from pathlib import Path
 
 from astroclip.config import apply_overrides, make_settings, read_model_config, read_yaml
 from astroclip.errors import ConfigError
-from astroclip.models.checkpoint import CONFIG
-from astroclip.models.hub import find_model
+from astroclip.model.checkpoint import CONFIG
+from astroclip.model.hub import find_model
 from astroclip.training.settings import KINDS, ClipTraining, Training
 
 

@@ -6,7 +6,7 @@ Shapes: n galaxies, D width of the embedding.
 import torch
 from torch import Tensor
 
-from astroclip.models.clip import clip_logits
+from astroclip.model.clip import clip_logits
 
 TOP_PERCENT = (1, 5, 10)
 MAX_ROWS = 20_000  # galaxies that look for one another: n² similarities

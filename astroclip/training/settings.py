@@ -8,7 +8,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, PositiveFloat, model_validator
 
 from astroclip.config import ModelConfig, Settings
-from astroclip.preprocess.spectrum import count_patches
+from astroclip.model.prepare_spectra import count_patches
 from astroclip.schema import CUTOUT_SIZE, N_WAVE
 
 Share = Annotated[float, Field(ge=0, le=1)]

@@ -1,0 +1,10 @@
+"""What a file is, what it holds and what is wrong with it; a sample of it to draw.
+
+`inspect_file` tells, `read_sample` reads what `astroclip.plots` draws.
+"""
+
+from astroclip.data.describe.file_report import ColumnInfo, FileReport
+from astroclip.data.describe.kinds import Kind, find_kind, inspect_file
+from astroclip.data.describe.sample import Sample, read_sample
+
+__all__ = ["ColumnInfo", "FileReport", "Kind", "Sample", "find_kind", "inspect_file", "read_sample"]

@@ -1,0 +1,1 @@
+"""The published protocol on any pairs: how its table is made, and the supervised networks beside it."""

@@ -1,0 +1,104 @@
+"""A gallery of retrieval: an image or spectrum, its true other half, and what was found in its place.
+
+Shapes: n galaxies that look for their other half, D width.
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from astroclip.data.pairs import is_pairs
+from astroclip.errors import UsageError
+from astroclip.model.clip import clip_logits
+from astroclip.plots import Shown
+from astroclip.plots.gallery import draw_gallery
+from astroclip.schema import TARGETID, redshift_names
+from astroclip.search.lookalike_gallery import GALLERY_SIZE
+from astroclip.search.query_pixels import check_pixels, read_pixels
+from astroclip.search.scan import read_rows
+from astroclip.tables import FitsTable
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+QUERIES = (0.1, 0.5, 0.9)  # quantiles of the rank: a good query, a typical one, a bad one
+FOUND = 3  # shown of each
+SIDES = {"image_to_spectrum": ("image", "spectrum"), "spectrum_to_image": ("spectrum", "image")}
+
+Pixels = tuple[str | None, str | None]  # where images and spectra are
+
+
+def find_pixels(table: FitsTable, images: str | None, spectra: str | None) -> Pixels | None:
+    """Return where the pixels of a table are; None if there are none and none are named.
+
+    They are where `images` and `spectra` say (as `sources.image_source`); else, of a table of matches (column
+    PAIR), in the one set of pairs in its folder; else in the table's own columns.
+
+    Raises
+    ------
+    UsageError, DataError
+        If a place that is named has no pixels.
+    """
+    if images is None and spectra is None and table.find("PAIR"):
+        beside = [path for path in sorted(table.source.parent.glob("*.h5")) if is_pairs(path)]
+        if len(beside) == 1:
+            images = spectra = str(beside[0])
+    try:
+        check_pixels(table, images, spectra, GALLERY_SIZE)
+    except UsageError:
+        if images or spectra:
+            raise
+        return None
+    return images, spectra
+
+
+def draw_galleries(
+    table: FitsTable, held: Mapping[str, NDArray], ranks: Mapping[str, NDArray], pixels: Pixels
+) -> Iterator[tuple[str, "Figure"]]:
+    """Yield a gallery for each direction, and the stems of their files.
+
+    Parameters
+    ----------
+    table
+        The one whose embeddings were scored.
+    held
+        `image`, `spectrum` (n, D) and `row` (n,): their rows in the table.
+    ranks
+        By direction, how many candidates are nearer than a galaxy's own half (n,).
+    pixels
+        See `find_pixels`.
+    """
+    for direction, (from_, to) in SIDES.items():
+        order = np.argsort(ranks[direction], kind="stable")
+        asked = [int(order[int(at * (len(order) - 1))]) for at in QUERIES]
+        queries, candidates = torch.from_numpy(held[from_][asked]), torch.from_numpy(held[to])
+        cosine = clip_logits(queries, candidates, 1.0)
+        near, found = cosine.topk(min(FOUND, len(candidates)), dim=1)
+        titles, chosen = [], []
+        for query, values, places in zip(asked, near.tolist(), found.tolist(), strict=True):
+            rank = int(ranks[direction][query]) + 1
+            titles.append(f"asked: {from_}; its {to} is number {rank:,} of {len(candidates):,}")
+            titles += [
+                f"found: {k}. {to}, cosine {value:.3f}{', its own' if place == query else ''}"
+                for k, (value, place) in enumerate(zip(values, places, strict=True), 1)
+            ]
+            chosen += [query, *places]
+        shown = _show(table, titles, held["row"][chosen], pixels)
+        yield f"retrieval-{direction.replace('_', '-')}", draw_gallery(shown)
+
+
+def _show(table: FitsTable, titles: list[str], rows: NDArray, pixels: Pixels) -> list[Shown]:
+    """Return rows of a table ready to be drawn."""
+    seen = read_pixels(table, rows.tolist(), *pixels, GALLERY_SIZE)
+    target, redshift = table.find(TARGETID), table.find(*redshift_names(table.columns))
+    names = [name for name in (target, redshift) if name]
+    shown = []
+    for title, row, one in zip(titles, rows, seen, strict=True):
+        known = {name: values[0] for name, values in read_rows(table, names, np.array([row])).items()}
+        z = float(known[redshift]) if redshift else np.nan
+        who = f"   {known[target]}" if target else ""
+        shown.append(Shown(title + who, *one, z))
+    return shown

@@ -1,6 +1,0 @@
-"""Run a function as a Slurm job, through submitit: one launcher for training and embedding."""
-
-from astroclip.launch.queue import JobFailedError, Submitted, follow
-from astroclip.launch.submit import Launcher, SlurmOptions
-
-__all__ = ["JobFailedError", "Launcher", "SlurmOptions", "Submitted", "follow"]

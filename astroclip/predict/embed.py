@@ -1,0 +1,369 @@
+"""Stream a catalogue through a model: the same table out, with embedding columns.
+
+Blocks of rows are read ahead by one thread while each device encodes; memory does not grow with rows.
+"""
+
+import logging
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from astroclip.errors import UsageError
+from astroclip.files import FITS_SUFFIXES, check_output
+from astroclip.model.embedder import Embedder, load_model
+from astroclip.model.hub import SHIPPED
+from astroclip.model.sources import ModelInputs, Source, SourceOptions, image_source, spectrum_source
+from astroclip.schema import EMBED_FLAG, IMAGE_EMBEDDING, SPECTRUM_EMBEDDING, ColumnSpec, EmbedFlag
+from astroclip.tables import FitsTable, append_columns, merge_shards, open_table
+
+COLUMN = {"image": IMAGE_EMBEDDING, "spectrum": SPECTRUM_EMBEDDING}
+NOTHING = {"image": EmbedFlag.NO_IMAGE, "spectrum": EmbedFlag.NO_SPECTRUM}
+MIN_BLOCK = 64  # rows read, encoded and written at a time; a killed run loses at most a few blocks
+LOG_EVERY_S = 30.0
+Progress = Callable[[int, int], None]
+
+_log = logging.getLogger("astroclip.predict.embed")
+
+
+class EmbedReport(NamedTuple):
+    """What `embed_catalog` did.
+
+    `rows` were written in all, `resumed` of them by an earlier, killed run; of this run's rows,
+    `embedded` counts those with an embedding by modality, and `flags` those with each `EmbedFlag` bit.
+    """
+
+    output: Path
+    rows: int
+    resumed: int
+    embedded: dict[str, int]
+    flags: dict[str, int]
+    seconds: float
+
+
+def embed_catalog(
+    catalog: str | Path,
+    output: str | Path | None = None,
+    *,
+    model: str | Path | Embedder = SHIPPED,
+    images: str | None = None,
+    spectra: str | None = None,
+    hdu: str | int | None = None,
+    options: SourceOptions = SourceOptions(),  # noqa: B008 (immutable)
+    device: str = "auto",
+    precision: str = "auto",
+    batch_size: int | str = "auto",
+    shard: tuple[int | None, int | None] | None = None,
+    overwrite: bool = False,
+    resume: bool = False,
+    dry_run: bool = False,
+    progress: Progress | None = None,
+) -> EmbedReport:
+    """Write the catalogue again with the embeddings of its galaxies.
+
+    Every row, column, header card and HDU of the input is kept as it is, in order. Added are
+    `IMAGE_EMBEDDING` and `SPECTRUM_EMBEDDING` (float32 vectors, for the modalities that have a source)
+    and `EMBED_FLAG` (`astroclip.schema.EmbedFlag`). A row for which there is nothing gets NaN and a flag.
+    With `overwrite` they replace those that the catalogue has; all of them, as header and flag speak of one
+    model and run.
+
+    Parameters
+    ----------
+    catalog : str or Path
+        FITS (also .gz, .fz), Parquet or CSV table; a DESI coadd or an SDSS spec file is one too.
+    output : str or Path, optional
+        FITS or Parquet file; by default ``<catalog>-embedded.fits`` beside the catalogue.
+    model : str, Path or Embedder
+        A model's name or directory, or one that is loaded. By default the small one that ships, which learned
+        from mock galaxies.
+    images, spectra : str, optional
+        Where the pixels are: a vector column's name; a file or a folder, pairs among them; a web service
+        (`ls-dr9`, `sparcl`). By default the catalogue's own `IMAGE` and `FLUX` columns, or the spectra of a
+        coadd or spec file.
+    hdu : str or int, optional
+        The table's HDU, where the file has several.
+    options : SourceOptions
+        Tolerances of the sources.
+    device, precision : str
+        As in `load_model`; with ``auto`` all GPUs of the machine work.
+    batch_size : int or str
+        Galaxies a forward pass; ``auto`` takes what suits the device.
+    shard : (i, N), optional
+        Write only the i-th (from 0) of N parts of the rows, to ``<output>.shard-<i>-of-<N>.fits``;
+        `merge_embedded` puts them together.
+    overwrite, resume : bool
+        Replace an output; go on where a killed run stopped, with the same bytes of data in the end.
+    dry_run : bool
+        Check all that can be checked beforehand, and write nothing.
+    progress : callable, optional
+        Called with (rows done, rows in all).
+
+    Raises
+    ------
+    UsageError, DataError, CheckpointError
+        Before anything is written, if the catalogue, the sources, the model and the output do not fit.
+    """
+    begin = time.monotonic()
+    part = _check_shard(shard)
+    output = _output_path(Path(catalog), output, part)
+    embedders = _load(model, device, precision, batch_size)
+    with ExitStack() as stack:
+        table = stack.enter_context(open_table(catalog, hdu=hdu, scratch=output.parent))
+        sources = _find_sources(table, embedders[0], images, spectra, options)
+        _check_kept(table, sources)
+        if dry_run:
+            check_output(output.resolve(), str(output), overwrite)
+            return EmbedReport(output, 0, 0, dict.fromkeys(sources, 0), {}, time.monotonic() - begin)
+        block_size = max(MIN_BLOCK, 2 * embedders[0].batch_size)
+        first, last = _shard_rows(table.nrows, part, block_size)
+        appender = stack.enter_context(
+            append_columns(
+                table,
+                output,
+                _new_columns(embedders[0], sources),
+                rows=(first, last),
+                shard=part,
+                overwrite=overwrite,
+                overwrite_columns=overwrite,
+                resume=resume,
+                **_provenance(embedders[0], sources, options, block_size),
+            )
+        )
+        resumed, tally, told = appender.done, Counter[str](), begin
+        starts = range(first + resumed, last, block_size)
+        for values in _stream(table, sources, embedders, starts, last):
+            appender.write(values)
+            tally.update(_count(values[EMBED_FLAG], sources))
+            if progress:
+                progress(appender.done, last - first)
+            if time.monotonic() - told >= LOG_EVERY_S:
+                told = time.monotonic()
+                _log.info("%s: %d of %d rows", output.name, appender.done, last - first)
+    embedded = {name: tally.pop(name, 0) for name in sources}
+    return EmbedReport(output, last - first, resumed, embedded, dict(tally), time.monotonic() - begin)
+
+
+def merge_embedded(
+    catalog: str | Path, output: str | Path | None, shards: int | None, *, overwrite: bool = False
+) -> Path:
+    """Put the finished shards of ``embed_catalog(catalog, output, shard=(i, N))`` together.
+
+    Parameters
+    ----------
+    catalog, output : str or Path
+        As given to `embed_catalog`; by default the output is ``<catalog>-embedded.fits``.
+    shards : int
+        N; all of them must be there.
+    overwrite : bool
+        Replace an output.
+
+    Returns
+    -------
+    Path
+        The output: the same bytes of data as from a run in one go. The shards are kept.
+
+    Raises
+    ------
+    UsageError, DataError
+        If a shard is missing, or they do not come from the same catalogue, model and settings.
+    """
+    if not shards or shards < 1:
+        raise UsageError("--merge needs the number of parts: --shards N")
+    whole = _output_path(Path(catalog), output, None)
+    merge_shards([_output_path(whole, whole, (i, shards)) for i in range(shards)], whole, overwrite=overwrite)
+    return whole
+
+
+def missing_shards(output: Path, count: int, overwrite: bool, resume: bool) -> list[tuple[int, int]]:
+    """Return the shards (i, `count`) of an output that have to be written; with `resume`, not those there.
+
+    Raises
+    ------
+    UsageError
+        If there is nothing to write, a shard exists already, or shards of this output cannot be written.
+    """
+    if count < 1:
+        raise UsageError(f"{output}: {count} shards, expected at least 1")
+    paths = [_output_path(output, output, (i, count)) for i in range(count)]
+    missing = [i for i, path in enumerate(paths) if not (resume and path.exists())]
+    if not missing:
+        raise UsageError(f"{output}: all {count} shards are there. Join them with --merge --shards {count}")
+    for i in missing:
+        check_output(paths[i].resolve(), str(paths[i]), overwrite, FITS_SUFFIXES)
+    return [(i, count) for i in missing]
+
+
+def _output_path(catalog: Path, output: str | Path | None, shard: tuple[int, int] | None) -> Path:
+    """Return the file to write, of the whole or of one shard."""
+    path = Path(output) if output else catalog.with_name(f"{catalog.name.split('.')[0]}-embedded.fits")
+    return (
+        path if shard is None else path.with_name(f"{path.stem}.shard-{shard[0]}-of-{shard[1]}{path.suffix}")
+    )
+
+
+def _load(model: str | Path | Embedder, device: str, precision: str, batch_size: int | str) -> list[Embedder]:
+    """Return one embedder a device: the one given, or the model on every GPU there is."""
+    if batch_size != "auto" and not (str(batch_size).isdecimal() and int(batch_size) > 0):
+        raise UsageError(f"batch size '{batch_size}': expected a number of galaxies of at least 1, or auto")
+    if isinstance(model, Embedder):
+        embedders = [model]
+    else:
+        many = device == "auto" and torch.cuda.device_count() > 1
+        devices = [f"cuda:{i}" for i in range(torch.cuda.device_count())] if many else [device]
+        embedders = [load_model(model, name, precision) for name in devices]
+    if batch_size != "auto":
+        for embedder in embedders:
+            embedder.batch_size = int(batch_size)
+    return embedders
+
+
+def _find_sources(
+    table: FitsTable, embedder: Embedder, images: str | None, spectra: str | None, options: SourceOptions
+) -> dict[str, Source]:
+    """Return the sources by modality that the model can use; at least one."""
+    sources: dict[str, Source] = {}
+    if images is not None or embedder.config.image:
+        embedder.check("image")
+        if found := image_source(table, images, embedder.image_size, options):
+            sources["image"] = found
+    if spectra is not None or embedder.config.spectrum:
+        embedder.check("spectrum")
+        if found := spectrum_source(table, spectra, options):
+            sources["spectrum"] = found
+    if not sources:
+        raise UsageError(
+            f"{table.name}: nothing to embed with model '{embedder.name}': no vector column IMAGE or FLUX, "
+            "and not a coadd or spec file. Say where the pixels are with --images or --spectra"
+        )
+    return sources
+
+
+def _check_kept(table: FitsTable, sources: dict[str, Source]) -> None:
+    """Refuse to leave an embedding of an earlier run beside new ones: one header, one flag speak of both."""
+    kept = [column for modality, column in COLUMN.items() if modality not in sources and table.find(column)]
+    if kept:
+        model = table.header.get("ACMODEL", "unknown")
+        raise UsageError(
+            f"{table.name}: has {kept[0]} already, of model '{model}'. ACMODEL, ACHASH and {EMBED_FLAG} "
+            "speak of all embeddings of a table, so one run has to write them all: say where both images and "
+            "spectra are, or take the catalogue without embeddings"
+        )
+
+
+def _check_shard(shard: tuple[int | None, int | None] | None) -> tuple[int, int] | None:
+    """Return the shard if it is one."""
+    if shard is None:
+        return None
+    index, count = shard
+    if index is None or count is None or not 0 <= index < count:
+        raise UsageError(f"shard {index} of {count}: expected --shards N with --shard from 0 to N - 1")
+    return index, count
+
+
+def _shard_rows(nrows: int, shard: tuple[int, int] | None, block_size: int) -> tuple[int, int]:
+    """Return the rows of a shard; cuts lie between blocks, so that shards give the bytes of a whole run."""
+    index, count = shard or (0, 1)
+    blocks = -(-nrows // block_size)
+    first, last = (min(nrows, blocks * i // count * block_size) for i in (index, index + 1))
+    return first, last
+
+
+def _new_columns(embedder: Embedder, sources: dict[str, Source]) -> list[ColumnSpec]:
+    """Describe the columns to add."""
+    columns = [
+        ColumnSpec(
+            COLUMN[modality],
+            "f4",
+            (embedder.width(modality),),
+            "",
+            f"{modality} embedding, model {embedder.name}",
+        )
+        for modality in sources
+    ]
+    return [*columns, ColumnSpec(EMBED_FLAG, "i4", (), "", "bit mask, see astroclip EmbedFlag")]
+
+
+def _provenance(
+    embedder: Embedder, sources: dict[str, Source], options: SourceOptions, block_size: int
+) -> dict[str, Any]:
+    """Return what the output's header, and the journal of a run that may be resumed, say of this run."""
+    settings = {
+        "model": embedder.digest,
+        "precision": embedder.precision,
+        "block_size": block_size,
+        "batch_size": embedder.batch_size,
+        **options._asdict(),
+        **{modality: source.name for modality, source in sources.items()},
+    }
+    cards = {
+        "ACMODEL": (embedder.name, "astroclip model"),
+        "ACHASH": (embedder.digest, "SHA-256 of its weights, first 16 digits"),
+        "ACPREC": (embedder.precision, "precision of the forward pass"),
+    }
+    bits = ", ".join(f"{bit.value} {bit.name}" for bit in EmbedFlag)
+    history = [
+        *(f"astroclip: {COLUMN[modality]} from {source.name}" for modality, source in sources.items()),
+        f"astroclip: {EMBED_FLAG} bits: {bits}",
+    ]
+    return {"settings": settings, "cards": cards, "history": history}
+
+
+def _stream(
+    table: FitsTable, sources: dict[str, Source], embedders: list[Embedder], starts: range, last: int
+) -> Iterator[dict[str, NDArray]]:
+    """Yield the new columns block by block, in order; blocks are read ahead, and dealt out to the devices."""
+    names = sorted({name for source in sources.values() for name in source.columns})
+
+    def load(start: int) -> dict[str, ModelInputs]:
+        stop = min(start + starts.step, last)
+        block = table.read(names, start, stop)
+        return {modality: source.read(block, start) for modality, source in sources.items()}
+
+    with ThreadPoolExecutor(1, "load") as loader, ThreadPoolExecutor(len(embedders), "encode") as encoders:
+        waiting: deque[Callable[[], dict[str, NDArray]]] = deque()
+        try:
+            for i, start in enumerate(starts):
+                loading = loader.submit(load, start)
+                work = partial(_embed_loaded, embedders[i % len(embedders)], loading)
+                # one device is served from here: memory that another thread frees is not used again
+                waiting.append(work if len(embedders) == 1 else encoders.submit(work).result)
+                if len(waiting) > len(embedders) + 1:
+                    yield waiting.popleft()()
+            while waiting:
+                yield waiting.popleft()()
+        finally:
+            for pool in (loader, encoders):
+                pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _embed_loaded(embedder: Embedder, loading: Future[dict[str, ModelInputs]]) -> dict[str, NDArray]:
+    """Wait for a block's inputs, and return its new columns."""
+    return _embed_block(embedder, loading.result())
+
+
+def _embed_block(embedder: Embedder, inputs: dict[str, ModelInputs]) -> dict[str, NDArray]:
+    """Return the new columns of a block."""
+    values: dict[str, NDArray] = {}
+    flag = np.zeros(len(next(iter(inputs.values())).flag), np.int32)
+    for modality, (tensor, bits) in inputs.items():
+        usable = torch.from_numpy((bits & NOTHING[modality]) == 0)
+        values[COLUMN[modality]] = embedder.embed(modality, tensor, usable).numpy()
+        flag |= bits
+    return {**values, EMBED_FLAG: flag}
+
+
+def _count(flag: NDArray, sources: dict[str, Source]) -> Counter[str]:
+    """Count the rows with an embedding by modality, and the rows with each flag bit."""
+    counts = Counter(
+        {str(bit.name): int(np.count_nonzero(flag & bit)) for bit in EmbedFlag if (flag & bit).any()}
+    )
+    counts.update({m: int(np.count_nonzero((flag & NOTHING[m]) == 0)) for m in sources})
+    return counts

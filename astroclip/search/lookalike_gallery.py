@@ -1,0 +1,73 @@
+"""What a gallery shows of a search: the examples, then those found, with their pixels and a few facts."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from astroclip.plots import Shown
+from astroclip.schema import TARGETID, redshift_names
+from astroclip.search.examples import Example
+from astroclip.search.found import identity_columns
+from astroclip.search.query_pixels import read_pixels
+from astroclip.search.scan import read_rows
+from astroclip.tables import FitsTable
+
+GALLERY_SIZE = 144  # px, what the published model sees of an image
+GALLERY_ROWS = 50  # of those found, so many are drawn
+MAX_FACTS = 24
+
+
+def describe_galaxies(
+    table: FitsTable,
+    examples: Sequence[Example],
+    example_rows: Sequence[int | None],
+    rows: NDArray[np.int64],
+    cosine: NDArray[np.float64],
+    images: str | None,
+    spectra: str | None,
+) -> list[Shown]:
+    """Return the examples and the first `GALLERY_ROWS` rows found, ready to be drawn.
+
+    Parameters
+    ----------
+    table
+        The one that was searched.
+    examples, example_rows
+        What was asked for, and the row of each; None of a file.
+    rows, cosine
+        What was found, the most similar first.
+    images, spectra
+        Where the pixels are, see `search.pixels.read_pixels`.
+    """
+    rows = rows[:GALLERY_ROWS]
+    titles = [str(example) for example in examples]
+    titles += [f"{rank}. cosine {value:.3f}" for rank, value in enumerate(cosine[:GALLERY_ROWS], 1)]
+    asked = [example if row is None else row for example, row in zip(examples, example_rows, strict=True)]
+    places = [*asked, *rows.tolist()]
+    pixels = read_pixels(table, places, images, spectra, GALLERY_SIZE)
+    target = table.find(TARGETID)
+    redshift = table.find(*redshift_names(table.columns))
+    names = _facts(table)
+    shown = []
+    for i, (title, place, seen) in enumerate(zip(titles, places, pixels, strict=True)):
+        known: dict[str, Any] = {}
+        if not isinstance(place, Example):
+            read = read_rows(table, names, np.array([place]))
+            known = {"row": place} | {name: values[0] for name, values in read.items()}
+        who = f"   {known[target]}" if target in known and str(known[target]) not in title else ""
+        z = float(known.get(redshift, np.nan)) if redshift else np.nan
+        facts = {name: _in_words(value) for name, value in known.items()}
+        shown.append(Shown(title + who, *seen, z, facts, is_example=i < len(examples)))
+    return shown
+
+
+def _facts(table: FitsTable) -> list[str]:
+    """Return the columns that a page tells: who, where and how far it is, then others of one value a row."""
+    scalar = [name for name, column in table.columns.items() if not (column.shape or column.descriptor)]
+    return list(dict.fromkeys(identity_columns(table) + scalar))[:MAX_FACTS]
+
+
+def _in_words(value: Any) -> str:
+    return f"{value:.7g}" if isinstance(value, float | np.floating) else str(value)

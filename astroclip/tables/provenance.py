@@ -1,0 +1,99 @@
+"""What a run is: written into the journal, compared when it is resumed, told in the output's header."""
+
+import json
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from astroclip import __version__
+from astroclip.errors import DataError, UsageError
+from astroclip.schema import ColumnSpec
+from astroclip.tables.fitstable import FitsTable
+from astroclip.tables.hdus import Card
+
+JOURNAL_FORMAT = 1
+
+
+def describe_run(
+    catalog: FitsTable,
+    columns: Sequence[ColumnSpec],
+    settings: Mapping[str, Any],
+    *,
+    rows: tuple[int, int],
+    shard: tuple[int, int] | None,
+) -> dict[str, Any]:
+    """Return what must be the same in a resumed run, in the types that JSON gives back.
+
+    Only `copy` may differ, the plain FITS copy of a catalogue that had to be converted; else None.
+    """
+    run = {
+        "format": JOURNAL_FORMAT,
+        "program": f"astroclip {__version__}",
+        "input": {"name": catalog.name, **catalog.fingerprint},
+        "copy": str(catalog.path.absolute()) if catalog.path != catalog.source else None,
+        "hdu": catalog.hdu,
+        "columns": columns,
+        "rows": rows,
+        "shard": shard,
+        "settings": settings,
+    }
+    described: dict[str, Any] = json.loads(json.dumps(run))
+    return described
+
+
+def check_same_run(earlier: dict[str, Any], run: dict[str, Any], catalog: str, output: str) -> None:
+    """Refuse to continue a part that another catalogue, other settings or another program began.
+
+    Raises
+    ------
+    DataError
+        If the catalogue is another one.
+    UsageError
+        Naming all settings that differ.
+    """
+    if earlier["input"]["sha256"] != run["input"]["sha256"]:
+        raise DataError(
+            f"{catalog}: is not the file that the part of {output} was begun with (its SHA-256 differs). "
+            "Start again without resume"
+        )
+    check_same_settings(earlier, run, ("format", "program", "hdu", "columns", "rows", "shard"), output)
+
+
+def check_same_settings(
+    earlier: dict[str, Any], run: dict[str, Any], keys: Sequence[str], output: str
+) -> None:
+    """Raise `UsageError` naming all of `keys`, and of what is in ``settings``, that differ."""
+    pairs = [(key, earlier.get(key), run[key]) for key in keys]
+    old, new = earlier["settings"], run["settings"]
+    pairs += [(key, old.get(key), new.get(key)) for key in sorted(old.keys() | new.keys())]
+    differing = [f"{key} was {was!r}, now {now!r}" for key, was, now in pairs if was != now]
+    if differing:
+        raise UsageError(
+            f"{output}: its part was begun with other settings: {'; '.join(differing)}. "
+            "Resume with the same settings, or start again without resume"
+        )
+
+
+def provenance_cards(run: dict[str, Any], cards: Mapping[str, Any], history: Sequence[str]) -> list[Card]:
+    """Return the cards that tell what was done: program, input and settings, then what the caller says."""
+    names = ", ".join(spec[0] for spec in run["columns"])
+    lines = [
+        f"{run['program']}: {names} added to {Path(run['input']['name']).name}",
+        f"SHA-256 of that file: {run['input']['sha256']}",
+        f"settings: {json.dumps(run['settings'])}",
+        *history,
+    ]
+    return program_cards(cards, lines)
+
+
+def program_cards(cards: Mapping[str, Any], history: Sequence[str]) -> list[Card]:
+    """Return the cards of the program's version and the date, and those that the caller gives."""
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    everything = {
+        "ACVERS": (__version__, "version of astroclip"),
+        "ACDATE": (now, "when it wrote its columns, UTC"),
+        **cards,
+    }
+    pairs = [(key, value if isinstance(value, tuple) else (value,)) for key, value in everything.items()]
+    return [Card(key, *value) for key, value in pairs] + [Card("HISTORY", line) for line in history]

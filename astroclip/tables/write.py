@@ -1,0 +1,136 @@
+"""Write a new table: one binary table in a FITS file, streamed in blocks, complete or not there at all."""
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from astroclip.files import Part, check_output, check_space
+from astroclip.schema import ColumnSpec
+from astroclip.tables.append import publish
+from astroclip.tables.columns import column_cards, stored_dtype, string_width, to_stored
+from astroclip.tables.hdus import Card, join_cards, padded, seal_header
+from astroclip.tables.layout import add_card
+from astroclip.tables.provenance import program_cards
+
+PRIMARY = (Card("SIMPLE", True), Card("BITPIX", 8), Card("NAXIS", 0), Card("EXTEND", True))
+
+
+def new_table(
+    columns: Sequence[ColumnSpec], nrows: int, nulls: Mapping[str, int | None]
+) -> tuple[np.dtype[Any], list[bytes]]:
+    """Return the type of a row (fields c0, c1, ...) and the cards of a table that is to be written.
+
+    `nulls` gives the integer that is stored for a missing value, by column.
+    """
+    row = np.dtype([(f"c{i}", stored_dtype(spec)) for i, spec in enumerate(columns)])
+    cards = [
+        Card("XTENSION", "BINTABLE"), Card("BITPIX", 8), Card("NAXIS", 2), Card("NAXIS1", row.itemsize),
+        Card("NAXIS2", nrows), Card("PCOUNT", 0), Card("GCOUNT", 1), Card("TFIELDS", len(columns)),
+    ]  # fmt: skip
+    for i, spec in enumerate(columns):
+        cards += column_cards(spec, i + 1, nulls.get(spec.name))
+    return row, [card.encode() for card in cards]
+
+
+def write_table(
+    path: str | Path,
+    columns: Sequence[ColumnSpec],
+    nrows: int,
+    blocks: Iterable[Mapping[str, NDArray[Any]]],
+    *,
+    extname: str,
+    nulls: Mapping[str, int | None] | None = None,
+    cards: Mapping[str, Any] | None = None,
+    history: Sequence[str] = (),
+    overwrite: bool = False,
+) -> None:
+    """Write a table of `nrows` rows; the file gets its name when it is complete, or there is none.
+
+    Parameters
+    ----------
+    path
+        ``.fits`` or ``.parquet``.
+    columns
+        In order.
+    nrows
+        Number of rows, known before the first is written.
+    blocks
+        Rows in order, block by block: one array a column, (n, *shape), by name.
+    extname
+        Name of the HDU.
+    nulls
+        The integer that is stored (before TZERO) for a missing value, by column: written as TNULL.
+    cards
+        More cards, value or (value, comment) by keyword; those of program and date are always written.
+    history
+        HISTORY cards: inputs with checksums, settings, counts.
+    overwrite
+        Replace an existing file.
+
+    Raises
+    ------
+    UsageError
+        If the file exists, or a column has no FITS type.
+    DataError
+        If the folder cannot be written, or the disk is too small or becomes full.
+    ValueError
+        If the blocks hold other columns or types than announced, or more or fewer rows.
+    """
+    name, target = str(path), Path(os.path.realpath(path))
+    check_output(target, name, overwrite)
+    row, header = new_table(columns, nrows, nulls or {})
+    for card in [Card("EXTNAME", extname), *program_cards(cards or {}, history)]:
+        add_card(header, card)
+    primary = seal_header([card.encode() for card in PRIMARY], 0)
+    start = len(primary) + len(seal_header(header, 0))
+    check_space(target, name, start + padded(nrows * row.itemsize))
+    part = Part(target, name)
+    try:
+        part.restart()
+        part.write(primary + join_cards(header))
+        _write_rows(part, columns, row, nrows, blocks)
+        part.patch(len(primary), seal_header(header, part.checksum.total))
+        publish(part, 1)
+    except BaseException:
+        part.remove()
+        raise
+    finally:
+        part.close()
+
+
+def _write_rows(
+    part: Part,
+    columns: Sequence[ColumnSpec],
+    row: np.dtype[Any],
+    nrows: int,
+    blocks: Iterable[Mapping[str, NDArray[Any]]],
+) -> None:
+    """Write all rows and fill up the last FITS block."""
+    done = 0
+    for block in blocks:
+        rows = _to_rows(block, columns, row)
+        part.write(rows.view(np.uint8), summed=True)
+        done += len(rows)
+    if done != nrows:
+        raise ValueError(f"{done} rows written, expected {nrows}")
+    part.write(bytes(padded(part.size) - part.size))
+
+
+def _to_rows(
+    block: Mapping[str, NDArray[Any]], columns: Sequence[ColumnSpec], row: np.dtype[Any]
+) -> NDArray[np.void]:
+    """Return a block as rows of the file."""
+    rows = np.empty(len(block[columns[0].name]), row)
+    for i, spec in enumerate(columns):
+        values, dtype = block[spec.name], np.dtype(spec.dtype)
+        text = dtype.kind in "US" and values.dtype.kind in "US"
+        fits = string_width(values.dtype) <= string_width(dtype) if text else values.dtype == dtype
+        if values.shape != (len(rows), *spec.shape) or not fits:
+            expected = f"{dtype} {(len(rows), *spec.shape)}"
+            raise ValueError(f"column {spec.name}: {values.dtype} {values.shape}, expected {expected}")
+        rows[f"c{i}"] = to_stored(values, spec)
+    return rows

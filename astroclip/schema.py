@@ -206,6 +206,8 @@ class EmbedFlag(IntFlag):
     UNREADABLE_SPECTRUM = 256  # its spectrum could not be read, or a service refused it (NO_SPECTRUM too)
     AMBIGUOUS_IMAGE = 512  # several images fit the row; the nearest (or first by name) was taken
     AMBIGUOUS_SPECTRUM = 1024  # several spectra fit the row; the first by file name was taken
+    MISSING_BAND = 2048  # a band of the image, or a connected part of it, was not observed and was filled in
+    STRETCHED_IMAGE = 4096  # the image is a viewer's PNG or JPEG, already stretched: 8 bits a colour
 
 
 class PredictFlag(IntFlag):

@@ -154,7 +154,7 @@ def test_spectra_without_a_way_to_find_them(tmp_path):
 
 def test_flags_speak_of_the_whole_grid():
     assert desi_wave()[-1] == pytest.approx(9824.0)
-    assert len({bit.value for bit in EmbedFlag}) == len(list(EmbedFlag)) == 11
+    assert len({bit.value for bit in EmbedFlag}) == len(list(EmbedFlag)) == 13
 
 
 # --- the tree of a release, Multimodal Universe ------------------------------------------------------------

@@ -192,7 +192,7 @@ def _partitions(side: HatsSide) -> list["Delayed"]:
     import lsdb
 
     try:
-        catalog = lsdb.open_table(side.folder, columns=list(side.columns))
+        catalog = lsdb.open_catalog(side.folder, columns=list(side.columns))
     except (OSError, TypeError, ValueError) as error:
         raise DataError(f"{side.folder}: LSDB cannot open it ({error})") from error
     take = dask.delayed(_take)

@@ -391,7 +391,7 @@ def _buffers(size: int) -> tuple[IntArray, IntArray, FloatArray]:
     return np.empty(size, np.int64), np.empty(size, np.int64), np.empty(size)
 
 
-class Pairs:
+class SkyPairs:
     """The pairs of an index with a streamed side, a buffer at a time; counts the streamed rows."""
 
     def __init__(self, index: Index, stream: Positions | Iterable[Positions]) -> None:
@@ -417,7 +417,7 @@ class Pairs:
             self.unplaced += unplaced
 
 
-def _best_pairs(pairs: Pairs, n_indexed: int) -> tuple[IntArray, IntArray, FloatArray]:
+def _best_pairs(pairs: SkyPairs, n_indexed: int) -> tuple[IntArray, IntArray, FloatArray]:
     """Keep the pairs in which each is the other's nearest."""
     best, best_chord2 = np.empty(n_indexed, np.int64), np.full(n_indexed, np.inf)
     mutual = np.zeros(n_indexed, np.bool_)
@@ -427,7 +427,7 @@ def _best_pairs(pairs: Pairs, n_indexed: int) -> tuple[IntArray, IntArray, Float
     return rows, best[rows], best_chord2[rows]
 
 
-def _all_pairs(pairs: Pairs) -> tuple[IntArray, IntArray, FloatArray]:
+def _all_pairs(pairs: SkyPairs) -> tuple[IntArray, IntArray, FloatArray]:
     """Keep every pair."""
     found = [_buffers(0), *(tuple(buffer.copy() for buffer in buffers) for buffers in pairs)]
     indexed, streamed, chord2 = zip(*found, strict=True)
@@ -439,7 +439,7 @@ def _search(
 ) -> tuple[tuple[IntArray, IntArray, FloatArray], tuple[int, int], tuple[int, int]]:
     """Return the pairs (indexed row, streamed row, squared chord), and the rows with and without position."""
     ra, dec = _whole(small)
-    pairs = Pairs(build_index(ra, dec, radius), stream)
+    pairs = SkyPairs(build_index(ra, dec, radius), stream)
     found = _best_pairs(pairs, ra.size) if find == "best" else _all_pairs(pairs)
     n_indexed = pairs.index.keys.size
     return found, (n_indexed, pairs.placed), (ra.size - n_indexed, pairs.unplaced)

@@ -12,7 +12,7 @@ import time
 
 import numpy as np
 
-from astroclip.predict.heads import Head
+from astroclip.predict.heads import HeadSettings
 from astroclip.predict.numbers import fit_numbers
 
 WIDTH = 32
@@ -43,7 +43,7 @@ def main() -> None:
         vectors, labels = make_galaxies(rows, 1)
         for method in args.methods:
             begin = time.process_time()
-            fitted = fit_numbers(vectors, labels, method=method, head=Head((64, 64)))
+            fitted = fit_numbers(vectors, labels, method=method, head=HeadSettings((64, 64)))
             made = time.process_time()
             posteriors, _ = fitted.predict(new)
             spent = time.process_time() - made

@@ -19,7 +19,7 @@ from pathlib import Path
 import fitsio
 import numpy as np
 
-from astroclip.search import Example, Kind, index_catalog, search_catalog
+from astroclip.search import Example, ExampleKind, index_catalog, search_catalog
 
 K = 10
 
@@ -41,7 +41,7 @@ def write_table(path: Path, rows: int, width: int) -> None:
 def search(path: Path, row: int, **options):
     """Search for one row; return the seconds it took and the rows found."""
     start = time.perf_counter()
-    examples = [Example(Kind.ROW, str(row))]
+    examples = [Example(ExampleKind.ROW, str(row))]
     report = search_catalog(path, examples, path.with_name("out.fits"), k=K, overwrite=True, **options)
     return time.perf_counter() - start, report.rows
 

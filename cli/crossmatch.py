@@ -9,7 +9,7 @@ import typer
 from .output import output as out
 
 
-class Cut(StrEnum):
+class QualityCut(StrEnum):
     """Quality cuts by name."""
 
     galaxy = "galaxy"
@@ -47,7 +47,7 @@ def crossmatch(
     output: Annotated[Path, typer.Option("--output", "-o", help="Writes OUT.fits and OUT.h5.")],
     coadds: Annotated[Path | None, typer.Option(help="Tree of coadds. Default: ../healpix.")] = None,
     cut: Annotated[
-        Cut | None, typer.Option(help="Quality cut. Default: galaxy of a zcatalog, else none.")
+        QualityCut | None, typer.Option(help="Quality cut. Default: galaxy of a zcatalog, else none.")
     ] = None,
     radius_arcsec: Annotated[float, typer.Option(help="Of the match by position.")] = 1.0,
     find: Annotated[Find, typer.Option(help="Mutual best matches, or all within the radius.")] = Find.best,

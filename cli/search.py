@@ -15,14 +15,14 @@ if TYPE_CHECKING:
     from astroclip.search import SearchReport
 
 
-class Source(StrEnum):
+class ExampleEmbedding(StrEnum):
     """Which embedding of an example in the table."""
 
     IMAGE = "image"
     SPECTRUM = "spectrum"
 
 
-class Target(StrEnum):
+class SearchedEmbedding(StrEnum):
     """Which embeddings are searched."""
 
     IMAGE = "image"
@@ -48,10 +48,11 @@ def search(
     ] = None,
     unlike: Annotated[list[str] | None, typer.Option(help="And not like this one, KIND=VALUE.")] = None,
     source: Annotated[
-        Source | None, typer.Option("--from", help="Embedding of examples in CATALOG. Default: image.")
+        ExampleEmbedding | None,
+        typer.Option("--from", help="Embedding of examples in CATALOG. Default: image."),
     ] = None,
     target: Annotated[
-        Target | None, typer.Option("--to", help="Embeddings searched. Default: as the examples.")
+        SearchedEmbedding | None, typer.Option("--to", help="Embeddings searched. Default: as the examples.")
     ] = None,
     k: Annotated[int, typer.Option("-k", help="How many to find.")] = 10,
     where: Annotated[
@@ -82,10 +83,15 @@ def search(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace outputs that exist.")] = False,
 ) -> None:
     """Find the galaxies of CATALOG most similar to those named, by image or spectrum."""
-    from astroclip.search import Example, Kind, index_catalog, parse_example, search_catalog
+    from astroclip.search import Example, ExampleKind, index_catalog, parse_example, search_catalog
 
-    named = {Kind.TARGETID: targetid, Kind.ROW: row, Kind.RADEC: radec, Kind.IMAGE: image}
-    named[Kind.SPECTRUM] = spectrum
+    named = {
+        ExampleKind.TARGETID: targetid,
+        ExampleKind.ROW: row,
+        ExampleKind.RADEC: radec,
+        ExampleKind.IMAGE: image,
+    }
+    named[ExampleKind.SPECTRUM] = spectrum
     examples = [Example(kind, value) for kind, values in named.items() for value in values or []]
     examples += [parse_example(text) for text in like or []]
     examples += [parse_example(text, like=False) for text in unlike or []]

@@ -13,7 +13,7 @@ from .output import output as out
 from .slurm import SlurmRequest, submit, takes_slurm
 
 
-class Kind(StrEnum):
+class TrainingKind(StrEnum):
     """What can be trained."""
 
     SPECTRUM = "spectrum"
@@ -23,7 +23,7 @@ class Kind(StrEnum):
 
 @takes_slurm
 def train(
-    kind: Annotated[Kind, typer.Argument(help="SpecFormer, DINOv2, or the alignment of both.")],
+    kind: Annotated[TrainingKind, typer.Argument(help="SpecFormer, DINOv2, or the alignment of both.")],
     data: Annotated[
         Path, typer.Argument(help="File of pairs; for images also a file or folder of cut-outs.")
     ],

@@ -9,14 +9,14 @@ import sys
 from pathlib import Path
 
 from astroclip.evaluate import evaluate_table
-from astroclip.search import Example, Kind, search_catalog
+from astroclip.search import Example, ExampleKind, search_catalog
 
 
 def main(folder: Path) -> None:
     table, pixels = folder / "galaxies.fits", str(folder / "pairs.h5")
     found = search_catalog(
         table,
-        [Example(Kind.ROW, "0")],
+        [Example(ExampleKind.ROW, "0")],
         folder / "look-alikes.fits",
         k=5,
         gallery=folder / "look-alikes.html",

@@ -15,7 +15,14 @@ from torch import Tensor
 from astroclip.config import ImageEncoderConfig
 from astroclip.model.checkpoint import convert_checkpoint, load_weights
 from astroclip.training.blockmask import block_masks, draw_masks
-from astroclip.training.dino import DinoHead, DinoLoss, DinoNetwork, DinoOutput, Targets, sinkhorn_knopp
+from astroclip.training.dino import (
+    DinoHead,
+    DinoLoss,
+    DinoNetwork,
+    DinoOutput,
+    TeacherTargets,
+    sinkhorn_knopp,
+)
 from astroclip.training.dino_optim import make_optimizer, parameter_groups, rates_at, set_rates
 from astroclip.training.recipes import read_training
 from astroclip.training.settings import ImageTraining
@@ -47,7 +54,7 @@ def draw(*shape: int, seed: int = 0) -> Tensor:
 
 
 def test_golden_centred_targets(losses):
-    targets = Targets(K)
+    targets = TeacherTargets(K)
     temperatures = losses["teacher_temps"].tolist()
     for i, temperature in enumerate(temperatures):
         assert relative(targets.center + 1, losses[f"dino_center_used_{i}"] + 1) < CLOSE
@@ -55,7 +62,7 @@ def test_golden_centred_targets(losses):
         assert relative(probabilities, losses[f"dino_teacher_softmax_{i}"]) < CLOSE
     assert relative(targets.center, losses["dino_center_final"]) < CLOSE
 
-    targets = Targets(K)
+    targets = TeacherTargets(K)
     for i, temperature in enumerate(temperatures[:2]):
         probabilities = targets(losses[f"ibot_teacher_{i}"], temperature)
         assert relative(probabilities, losses[f"ibot_teacher_softmax_{i}"]) < CLOSE
@@ -292,7 +299,7 @@ def test_loss_against_numpy(galaxies, local_views):
 
 def test_no_hidden_patch_is_no_error():
     for kind in ("center", "sinkhorn"):
-        targets = Targets(5, kind)
+        targets = TeacherTargets(5, kind)
         assert targets(torch.zeros(0, 5), 0.07).shape == (0, 5)
         assert targets.center.isfinite().all()
 

@@ -22,7 +22,7 @@ from astroclip.cli.main import app
 from astroclip.errors import DataError, UsageError
 from astroclip.evaluate import Report, evaluate_table, figures, project, report
 from astroclip.evaluate import rows as read
-from astroclip.evaluate.reservoir import Sample
+from astroclip.evaluate.reservoir import Reservoir
 from astroclip.evaluate.score import Score
 from astroclip.schema import GALAXY_ZOO
 
@@ -243,7 +243,7 @@ def test_retrieval_both_ways(tmp_path, rng, monkeypatch):
 
 
 def test_a_sample_is_even_and_small():
-    sample, seen = Sample(100), 0
+    sample, seen = Reservoir(100), 0
     for size in (7, 500, 1, 0, 333, 4000):
         sample.add({"row": np.arange(seen, seen + size)})
         seen += size

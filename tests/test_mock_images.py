@@ -125,7 +125,7 @@ def test_pixel_noise_is_that_of_a_real_cutout(survey_data):
 
 
 def test_neighbours_are_drawn_where_they_are_listed(row):
-    field = images.Neighbours(
+    field = images.NearbyGalaxies(
         x=np.array([20.3, -40.0]),
         y=np.array([-30.6, 10.25]),
         flux=np.array([[5.0, 5.0, 5.0], [400.0, 300.0, 200.0]]),
@@ -145,11 +145,11 @@ def test_neighbours_are_drawn_where_they_are_listed(row):
 
 
 def test_companions_off_the_cutout_leave_it_as_it_is(row):
-    nobody = images.Neighbours(
-        *(np.zeros((0, 3) if name == "flux" else 0) for name in images.Neighbours._fields)
+    nobody = images.NearbyGalaxies(
+        *(np.zeros((0, 3) if name == "flux" else 0) for name in images.NearbyGalaxies._fields)
     )
     far = CUTOUT_SIZE + 60.0
-    there = images.Neighbours(
+    there = images.NearbyGalaxies(
         x=np.array([far, 0.0, -far]), y=np.array([0.0, far, far]), flux=np.full((3, 3), 5.0),
         radius=np.zeros(3), axis_ratio=np.ones(3), angle=np.zeros(3),
     )  # fmt: skip

@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 import torch
 
-from astroclip.predict.heads import SOFTNESS, Head, bin_loss
-from astroclip.predict.numbers import Target, fit_numbers
+from astroclip.predict.heads import SOFTNESS, HeadSettings, bin_loss
+from astroclip.predict.numbers import LabelScale, fit_numbers
 
 
 def test_labels_come_back_from_their_bins():
     redshift = np.array([[0.01], [0.3], [1.2]])
-    target = Target.of(redshift, redshift=True, bins=200)
+    target = LabelScale.of(redshift, redshift=True, bins=200)
     place = target.place(redshift)
     outputs = torch.full((3, 200), -1e4)
     for row, at in enumerate(place):
@@ -20,7 +20,7 @@ def test_labels_come_back_from_their_bins():
     np.testing.assert_allclose((sample[:, :, 0] * share).sum(1), redshift[:, 0], rtol=1e-3)
     assert 0 <= sample.min() < 0.01  # no bin is below redshift 0
     assert 1.2 < sample.max() < 1.4
-    assert Target.of(redshift - 0.02, redshift=True, bins=50).place(redshift - 0.02)[0] >= 0
+    assert LabelScale.of(redshift - 0.02, redshift=True, bins=50).place(redshift - 0.02)[0] >= 0
 
 
 def test_the_loss_of_bins_is_the_cross_entropy_with_a_gaussian():
@@ -41,7 +41,7 @@ def test_a_redshift_with_two_answers_keeps_both():
     hidden, other = rng.uniform(0, 1, 3000), rng.random(3000) < 0.3
     vectors = (hidden[:, None] * np.arange(1, 5) + 0.01 * rng.standard_normal((3000, 4))).astype(np.float32)
     redshift = np.where(other, 0.9 - 0.2 * hidden, 0.1 + 0.2 * hidden)[:, None]
-    head = Head((64,), dropout=0.0, bins=200, noise=0.02)
+    head = HeadSettings((64,), dropout=0.0, bins=200, noise=0.02)
     fitted = fit_numbers(vectors[:2000], redshift[:2000], method="mlp", head=head, redshift=True)
     (posterior,), _ = fitted.predict(vectors[2000:])
     score = posterior.score_of(np.broadcast_to([0.35, 0.65], (1000, 2)))

@@ -9,14 +9,14 @@ from hypothesis import strategies as st
 from search_files import FIRST_ID, HASH, unit, write_embedded
 
 from astroclip.errors import DataError, UsageError
-from astroclip.search import Example, Kind, parse_example, search_catalog
+from astroclip.search import Example, ExampleKind, parse_example, search_catalog
 from astroclip.search import scan as scanning
 from astroclip.search.scan import mean_cosine, normalise
 from astroclip.tables import open_table
 
 
 def row(value: int, like: bool = True) -> Example:
-    return Example(Kind.ROW, str(value), like)
+    return Example(ExampleKind.ROW, str(value), like)
 
 
 @pytest.fixture
@@ -128,16 +128,16 @@ def test_rows_are_named_by_targetid_and_position(path):
     table = write_embedded(path)
     table["RA"][0], table["DEC"][0] = 359.9999, 89.5
     write_embedded(path, RA=table["RA"], DEC=table["DEC"])
-    by_id = search_catalog(path, [Example(Kind.TARGETID, str(FIRST_ID + 5))])
+    by_id = search_catalog(path, [Example(ExampleKind.TARGETID, str(FIRST_ID + 5))])
     near = f"{table['RA'][5]} {table['DEC'][5] + 0.5 / 3600}"
-    by_place = search_catalog(path, [Example(Kind.RADEC, near)], overwrite=True)
+    by_place = search_catalog(path, [Example(ExampleKind.RADEC, near)], overwrite=True)
     np.testing.assert_array_equal(by_id.rows, by_place.rows)
-    over_the_wrap = search_catalog(path, [Example(Kind.RADEC, "0.0001,89.5")], overwrite=True)
+    over_the_wrap = search_catalog(path, [Example(ExampleKind.RADEC, "0.0001,89.5")], overwrite=True)
     np.testing.assert_array_equal(over_the_wrap.rows, search_catalog(path, [row(0)], overwrite=True).rows)
 
 
 def test_reads_an_example():
-    assert parse_example("radec=150.1,2.2", like=False) == Example(Kind.RADEC, "150.1,2.2", False)
+    assert parse_example("radec=150.1,2.2", like=False) == Example(ExampleKind.RADEC, "150.1,2.2", False)
     for wrong in ("row", "row=", "rows=3", "=3"):
         with pytest.raises(UsageError, match="targetid="):
             parse_example(wrong)
@@ -147,16 +147,16 @@ def test_reads_an_example():
     ("example", "error", "says"),
     [
         (row(200), DataError, "no row 200"),
-        (Example(Kind.ROW, "-1"), UsageError, "expected a number"),
-        (Example(Kind.TARGETID, "abc"), UsageError, "expected an integer"),
-        (Example(Kind.TARGETID, "17"), DataError, "no row with TARGETID 17"),
-        (Example(Kind.RADEC, "12h 2d"), UsageError, "degrees"),
-        (Example(Kind.RADEC, "10 nan"), UsageError, "no such place"),
-        (Example(Kind.RADEC, "10 95"), UsageError, "no such place"),
-        (Example(Kind.RADEC, "10 10"), DataError, "nearest is"),
+        (Example(ExampleKind.ROW, "-1"), UsageError, "expected a number"),
+        (Example(ExampleKind.TARGETID, "abc"), UsageError, "expected an integer"),
+        (Example(ExampleKind.TARGETID, "17"), DataError, "no row with TARGETID 17"),
+        (Example(ExampleKind.RADEC, "12h 2d"), UsageError, "degrees"),
+        (Example(ExampleKind.RADEC, "10 nan"), UsageError, "no such place"),
+        (Example(ExampleKind.RADEC, "10 95"), UsageError, "no such place"),
+        (Example(ExampleKind.RADEC, "10 10"), DataError, "nearest is"),
         (row(9), DataError, "no image embedding"),
         (row(3, like=False), UsageError, "nothing to search for"),
-        (Example(Kind.IMAGE, "missing.fits"), DataError, "tiny"),
+        (Example(ExampleKind.IMAGE, "missing.fits"), DataError, "tiny"),
     ],
 )
 def test_refuses_examples_that_are_not_there(path, example, error, says, tiny_model):

@@ -18,7 +18,7 @@ from astroclip.errors import DataError, UsageError
 from astroclip.model.embedder import load_model
 from astroclip.plots.gallery import Shown, draw_gallery, make_page
 from astroclip.predict.embed import embed_catalog
-from astroclip.search import Example, Kind, search_catalog
+from astroclip.search import Example, ExampleKind, search_catalog
 
 ROWS, SIZE = 12, 24
 
@@ -52,7 +52,7 @@ def cutout(embedded, tmp_path):
 
 def test_a_cutout_finds_its_own_row(embedded, cutout, tiny_model, tmp_path):
     report = search_catalog(
-        embedded, [Example(Kind.IMAGE, str(cutout))], tmp_path / "o.fits", model=tiny_model
+        embedded, [Example(ExampleKind.IMAGE, str(cutout))], tmp_path / "o.fits", model=tiny_model
     )
     assert report.rows[0] == 7
     assert report.similarity[0] == pytest.approx(1, abs=1e-5)
@@ -60,7 +60,9 @@ def test_a_cutout_finds_its_own_row(embedded, cutout, tiny_model, tmp_path):
     assert report.bad == 1
 
 
-@pytest.mark.parametrize(("modality", "kind"), [("spectrum", Kind.SPECTRUM), ("image", Kind.IMAGE)])
+@pytest.mark.parametrize(
+    ("modality", "kind"), [("spectrum", ExampleKind.SPECTRUM), ("image", ExampleKind.IMAGE)]
+)
 def test_a_row_of_a_table_of_pixels_is_an_example(embedded, tiny_model, tmp_path, modality, kind):
     example = Example(kind, f"{embedded}:8")
     report = search_catalog(embedded, [example], tmp_path / "o.fits", model=load_model(tiny_model))
@@ -74,7 +76,7 @@ def test_a_row_of_a_table_of_pixels_is_an_example(embedded, tiny_model, tmp_path
 def test_a_spectrum_of_a_coadd_searches_images(embedded, tiny_model, tmp_path):
     coadd = tmp_path / "coadd.fits"
     write_coadd(coadd)
-    example = Example(Kind.SPECTRUM, f"{coadd}:2")
+    example = Example(ExampleKind.SPECTRUM, f"{coadd}:2")
     report = search_catalog(embedded, [example], tmp_path / "o.fits", model=tiny_model, target="image")
     with open_coadd(coadd) as file:
         spectra = file.read(np.array([2]))
@@ -90,15 +92,18 @@ def test_files_that_cannot_be_an_example_are_refused(embedded, cutout, tiny_mode
         return search_catalog(embedded, [Example(kind, str(value))], tmp_path / "o.fits", **options)
 
     with pytest.raises(DataError, match="no such file"):
-        search(Kind.IMAGE, tmp_path / "none.fits")
+        search(ExampleKind.IMAGE, tmp_path / "none.fits")
     with pytest.raises(DataError, match="not a table"):
-        search(Kind.SPECTRUM, cutout)
+        search(ExampleKind.SPECTRUM, cutout)
     with pytest.raises(DataError, match="not one good pixel"):
-        search(Kind.IMAGE, f"{embedded}:3")
+        search(ExampleKind.IMAGE, f"{embedded}:3")
     fits.setval(shutil.copy(embedded, tmp_path / "other.fits"), "ACHASH", value="0" * 16, ext=1)
     with pytest.raises(DataError, match="is another one"):
         search_catalog(
-            tmp_path / "other.fits", [Example(Kind.IMAGE, str(cutout))], tmp_path / "o.fits", model=tiny_model
+            tmp_path / "other.fits",
+            [Example(ExampleKind.IMAGE, str(cutout))],
+            tmp_path / "o.fits",
+            model=tiny_model,
         )
     assert not (tmp_path / "o.fits").exists()
 
@@ -123,7 +128,7 @@ class Page(HTMLParser):
 
 def test_a_page_needs_nothing_but_itself(embedded, tmp_path):
     page_path = tmp_path / "gallery.html"
-    example = Example(Kind.ROW, "3")  # without an image
+    example = Example(ExampleKind.ROW, "3")  # without an image
     search_catalog(embedded, [example], tmp_path / "o.fits", source="spectrum", k=2, gallery=page_path)
     page = Page(page_path.read_text())
     assert "script" not in page.tags
@@ -136,7 +141,7 @@ def test_a_page_needs_nothing_but_itself(embedded, tmp_path):
 
 def test_a_figure_shows_examples_then_those_found(embedded, cutout, tiny_model, tmp_path):
     picture = tmp_path / "gallery.png"
-    examples = [Example(Kind.IMAGE, str(cutout)), Example(Kind.ROW, "1", like=False)]
+    examples = [Example(ExampleKind.IMAGE, str(cutout)), Example(ExampleKind.ROW, "1", like=False)]
     search_catalog(embedded, examples, tmp_path / "o.fits", k=1, model=tiny_model, gallery=picture)
     assert picture.read_bytes().startswith(b"\x89PNG")
     with pytest.raises(UsageError, match="exists already"):
@@ -147,7 +152,7 @@ def test_a_figure_shows_examples_then_those_found(embedded, cutout, tiny_model, 
     table = fitsio.read(embedded, columns=columns)
     fitsio.write(tmp_path / "bare.fits", table)
     with pytest.raises(UsageError, match="no pixels for a gallery"):
-        search_catalog(tmp_path / "bare.fits", [Example(Kind.ROW, "1")], gallery=tmp_path / "g.png")
+        search_catalog(tmp_path / "bare.fits", [Example(ExampleKind.ROW, "1")], gallery=tmp_path / "g.png")
     assert not (tmp_path / "p.fits").exists()
 
 

@@ -8,12 +8,12 @@ import yaml
 from search_files import write_embedded
 
 from astroclip.errors import ConfigError, DataError, UsageError
-from astroclip.search import Example, Kind, index_catalog, search_catalog
+from astroclip.search import Example, ExampleKind, index_catalog, search_catalog
 from astroclip.search import index as indexing
 from astroclip.tables import open_table
 
 pytest.importorskip("usearch", reason="needs the extra 'search': usearch is not installed")
-ROW = [Example(Kind.ROW, "3")]
+ROW = [Example(ExampleKind.ROW, "3")]
 
 
 @pytest.fixture(scope="module")

@@ -21,7 +21,7 @@ from torch.testing import assert_close
 from astroclip.data.pairs import split_by_healpix, write_pairs
 from astroclip.errors import ConfigError, DataError, UsageError
 from astroclip.schema import Split
-from astroclip.training.batches import Part, TrainingBatches, ValidationBatches, make_loader
+from astroclip.training.batches import SplitRows, TrainingBatches, ValidationBatches, make_loader
 from astroclip.training.galaxies import Galaxies
 
 SPLITS = np.array([0, 0, 0, 0, 1, 2, 255], np.uint8)
@@ -44,7 +44,7 @@ def streams(draw):
 
 
 def stream(split, size, run_rows=1, seed=0, rank=0, world=1, start=0) -> TrainingBatches:
-    return TrainingBatches(Part(split, Split.TRAIN), size, run_rows, seed, rank, world, start)
+    return TrainingBatches(SplitRows(split, Split.TRAIN), size, run_rows, seed, rank, world, start)
 
 
 # --- which rows -------------------------------------------------------------------------------------------
@@ -56,8 +56,8 @@ def test_a_part_numbers_its_rows(n):
     for part in Split:
         rows = np.flatnonzero(split == part)
         numbers = np.random.default_rng(1).permutation(len(rows))
-        assert len(Part(split, part)) == len(rows)
-        np.testing.assert_array_equal(Part(split, part)[numbers], rows[numbers])
+        assert len(SplitRows(split, part)) == len(rows)
+        np.testing.assert_array_equal(SplitRows(split, part)[numbers], rows[numbers])
 
 
 @quick
@@ -97,7 +97,7 @@ def test_a_restart_goes_on_where_it_stopped(case, start):
 @given(st.integers(0, 200), st.integers(2, 20), st.integers(1, 4), st.integers(0, 99), st.integers(1, 5))
 def test_validation_has_each_row_once_in_order(n, size, world, seed, limit):
     split = random_split(n, seed)
-    part, rows = Part(split, Split.VALIDATION), np.flatnonzero(split == Split.VALIDATION)
+    part, rows = SplitRows(split, Split.VALIDATION), np.flatnonzero(split == Split.VALIDATION)
     if len(rows) < world:
         with pytest.raises(DataError, match="to validate with"):
             ValidationBatches(part, size, 0, world)

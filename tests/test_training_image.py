@@ -18,14 +18,14 @@ from astroclip.config import make_settings
 from astroclip.errors import ConfigError
 from astroclip.model.checkpoint import load_weights, save_model
 from astroclip.training.callbacks import StepSeed
-from astroclip.training.devices import Place, make_trainer, quiet
+from astroclip.training.devices import Devices, make_trainer, quiet
 from astroclip.training.dino_optim import rates_at
 from astroclip.training.fit import train
 from astroclip.training.recipes import read_training
 from astroclip.training.self_distillation import ImageModule
 from astroclip.training.settings import ImageTraining
 
-CPU = Place("cpu", 1, 1, LightningEnvironment())
+CPU = Devices("cpu", 1, 1, LightningEnvironment())
 
 
 def fit(

@@ -21,7 +21,7 @@ from astroclip.crossmatch.image_side import HatsSide
 from astroclip.crossmatch.match import ID_RADIUS_ARCSEC, ObjectMatches, Objects
 from astroclip.crossmatch.who import Block
 from astroclip.errors import DataError, UsageError
-from astroclip.sky import Find, FloatArray, IntArray, Pairs, build_index, floats, match_sky
+from astroclip.sky import Find, FloatArray, IntArray, SkyPairs, build_index, floats, match_sky
 from astroclip.tables.hats import arrow_to_numpy
 
 if TYPE_CHECKING:
@@ -120,7 +120,7 @@ def _search(block: Objects, left: _Left) -> _Found:
     """Find the rows of a block that are near a left row or have the id of one."""
     ra, dec = floats(block.ra), floats(block.dec)
     wanted = np.zeros(ra.size, np.bool_)
-    for _, near, _ in Pairs(left.sky, (ra, dec)):
+    for _, near, _ in SkyPairs(left.sky, (ra, dec)):
         wanted[near] = True
     if block.ids is not None and left.ids is not None:
         wanted[left.ids.look_up(block.ids)[0]] = True

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 
-class Sample:
+class Reservoir:
     """At most `most` of the rows that are added, evenly spread over all of them, at least half as many.
 
     Every `stride`-th row is kept; the stride doubles when there are too many.

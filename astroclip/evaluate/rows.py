@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from astroclip.evaluate.reservoir import Sample, join
+from astroclip.evaluate.reservoir import Reservoir, join
 from astroclip.evaluate.splits import Splits
 from astroclip.evaluate.targets import Target
 from astroclip.schema import IMAGE_EMBEDDING, SPECTRUM_EMBEDDING
@@ -55,8 +55,8 @@ def read_rows(
     columns = dict.fromkeys(name for target in targets for name in target.columns)
     columns |= dict.fromkeys([*splits.columns.values(), *embedded.values()])
     keeps = [_Keep() for _ in targets]
-    pairs = _Keep(Sample(PAIR_ROWS))
-    maps = {name: Sample(MAP_ROWS) for name in embedded}
+    pairs = _Keep(Reservoir(PAIR_ROWS))
+    maps = {name: Reservoir(MAP_ROWS) for name in embedded}
     for start in range(0, catalog.nrows, BLOCK):
         stop = min(start + BLOCK, catalog.nrows)
         block = catalog.read(columns, start, stop)
@@ -87,7 +87,7 @@ def read_rows(
 class _Keep:
     """Rows of one target as they come, all or a sample of them."""
 
-    def __init__(self, sample: Sample | None = None) -> None:
+    def __init__(self, sample: Reservoir | None = None) -> None:
         self._sample, self._blocks = sample, list[dict[Any, NDArray]]()
         self._counts = dict.fromkeys(
             ("rows", "no_truth", "no_prediction", "flagged", "left_out", "scored"), 0

@@ -24,7 +24,7 @@ MOST_BINS, BIN_ROWS = 6, 100  # a split has so many bins at most, of so many row
 Block = Mapping[str, NDArray[Any]]
 
 
-class Part(NamedTuple):
+class Subset(NamedTuple):
     """Rows that are scored together: of `split` those named `label`; of a bin its edges and median."""
 
     split: str
@@ -101,40 +101,40 @@ def _halves(held: Block) -> NDArray[np.str_]:
     return half.astype("U1")
 
 
-def part_rows(values: Mapping[str, NDArray]) -> list[Part]:
+def part_rows(values: Mapping[str, NDArray]) -> list[Subset]:
     """Divide rows into the parts of every split; one that would have a single part is left out.
 
     Bins of numbers hold equally many rows, `BIN_ROWS` at least, and there are `MOST_BINS` at most. Halves and
     flags are parts whatever their size. Rows whose value is unknown are in no part of that split.
     """
-    parts: list[Part] = []
+    parts: list[Subset] = []
     for split in ("magnitude", "redshift", "snr"):
         if split in values:
             parts += _bins(split, values[split])
     if "half" in values:
         names = {"N": "north", "S": "south"}
-        halves = [Part("half", name, values["half"] == letter) for letter, name in names.items()]
+        halves = [Subset("half", name, values["half"] == letter) for letter, name in names.items()]
         parts += halves if all(part.rows.any() for part in halves) else []
     if "flagged" in values:
         flagged = values["flagged"]
-        sides = [Part("flags", "no flag", ~flagged), Part("flags", "flagged", flagged)]
+        sides = [Subset("flags", "no flag", ~flagged), Subset("flags", "flagged", flagged)]
         parts += sides if all(part.rows.any() for part in sides) else []
     return parts
 
 
-def _bins(split: str, values: NDArray) -> list[Part]:
+def _bins(split: str, values: NDArray) -> list[Subset]:
     """Return bins of equally many rows."""
     known = values[np.isfinite(values)]
     bins = min(len(known) // BIN_ROWS, MOST_BINS)
     if bins < 2:
         return []
     edges = np.unique(np.quantile(known, np.linspace(0, 1, bins + 1)))
-    parts: list[Part] = []
+    parts: list[Subset] = []
     for i, (low, high) in enumerate(pairwise(edges)):
         last = i == len(edges) - 2
         inside = (values >= low) & ((values <= high) if last else (values < high))
         parts.append(
-            Part(
+            Subset(
                 split,
                 f"{low:.4g} to {high:.4g}",
                 inside,

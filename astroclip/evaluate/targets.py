@@ -5,7 +5,7 @@ Shapes: n rows of a block, L levels of quantiles.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,39 +32,6 @@ MISSING_REDSHIFT = -99.0  # of the Legacy Survey's photometric redshifts
 
 
 PUBLISHED_VOTES = 34  # a question is scored on galaxies with more votes on it (Parker et al. 2024)
-
-
-class Target(Protocol):
-    """Predictions of one kind: what they are, against which truth, and the columns that are read.
-
-    `take` turns a block of rows into what `measure` takes, and says which have a truth, which a prediction.
-    """
-
-    @property
-    def kind(self) -> str:
-        """redshift, property or morphology."""
-
-    @property
-    def name(self) -> str:
-        """What is predicted."""
-
-    @property
-    def against(self) -> str:
-        """The truth."""
-
-    @property
-    def unit(self) -> str:
-        """Of both."""
-
-    @property
-    def columns(self) -> list[str]:
-        """All columns that are read."""
-
-    def take(self, block: Block) -> tuple[Rows, Usable]:
-        """Read a block of rows."""
-
-    def measure(self, rows: Rows) -> Metrics:
-        """Score rows."""
 
 
 @dataclass(frozen=True)
@@ -197,6 +164,9 @@ class Morphology:
     def measure(self, rows: Rows) -> Metrics:
         """See `metrics.measure_answers`."""
         return measure_answers(rows, self.questions)
+
+
+Target = Estimate | Morphology  # both are read and scored alike
 
 
 def _answer(block: Block, columns: tuple[str, ...]) -> NDArray[np.int64]:

@@ -34,7 +34,7 @@ def make_cutout(table: Table, index: int, seed: int) -> NDArray[np.float32]:
     return images.observe(row, image, rng)
 
 
-def draw_field(row: np.void, index: int, seed: int) -> images.Neighbours:
+def draw_field(row: np.void, index: int, seed: int) -> images.NearbyGalaxies:
     """Return the neighbours of one target, the same for its image and for the catalogue."""
     return images.draw_neighbours(row, row_rng(seed, Draw.FIELD, index))
 

@@ -32,7 +32,7 @@ FIELD_PER_MAG = (
 STARS_PER_ARCMIN2 = 1.6  # to r = 23.5, high galactic latitude
 
 
-class Neighbours(NamedTuple):
+class NearbyGalaxies(NamedTuple):
     """Objects of the field in one cut-out: offsets from the centre in px (x, y), flux (M, C) in nanomaggies.
 
     `radius` is the half-light radius in arcsec, 0 for stars; `axis_ratio` and `angle` as in `Shapes`.
@@ -46,7 +46,7 @@ class Neighbours(NamedTuple):
     angle: Array
 
 
-def draw_neighbours(row: np.void, rng: np.random.Generator) -> Neighbours:
+def draw_neighbours(row: np.void, rng: np.random.Generator) -> NearbyGalaxies:
     """Draw the field around one target: galaxies by their counts to r = 24.8, stars, a merger's companion."""
     area = (CUTOUT_SIZE * PIXSCALE / 60) ** 2
     edges = np.arange(17.0, 24.81, 0.2)
@@ -67,7 +67,7 @@ def draw_neighbours(row: np.void, rng: np.random.Generator) -> Neighbours:
     reds = np.r_[red, star_red]
     flux = 10 ** (0.4 * (22.5 - np.stack([mags + colours, mags, mags - reds], axis=1)))
     m = len(mags)
-    field = Neighbours(
+    field = NearbyGalaxies(
         x=rng.uniform(-CUTOUT_SIZE / 2, CUTOUT_SIZE / 2, m),
         y=rng.uniform(-CUTOUT_SIZE / 2, CUTOUT_SIZE / 2, m),
         flux=flux,
@@ -78,11 +78,11 @@ def draw_neighbours(row: np.void, rng: np.random.Generator) -> Neighbours:
     return _with_companion(row, field, rng) if row["MERGER"] == 3 else field
 
 
-def _with_companion(row: np.void, field: Neighbours, rng: np.random.Generator) -> Neighbours:
+def _with_companion(row: np.void, field: NearbyGalaxies, rng: np.random.Generator) -> NearbyGalaxies:
     """Add a galaxy of 0.15 to 0.9 times the light at one to two and a half radii."""
     separation = (1.0 + 1.5 * rng.random()) * max(float(row["DISK_RADIUS"]), 1.0) / PIXSCALE
     direction = rng.uniform(0, 2 * np.pi)
-    companion = Neighbours(
+    companion = NearbyGalaxies(
         x=separation * np.cos(direction) + np.zeros(1),
         y=separation * np.sin(direction) + np.zeros(1),
         flux=np.asarray(row["FLUX"][None, :3]) * rng.uniform(0.15, 0.9),
@@ -90,7 +90,7 @@ def _with_companion(row: np.void, field: Neighbours, rng: np.random.Generator) -
         axis_ratio=rng.uniform(0.4, 1.0, 1),
         angle=rng.uniform(0, np.pi, 1),
     )
-    return Neighbours(*(np.concatenate(pair) for pair in zip(field, companion, strict=True)))
+    return NearbyGalaxies(*(np.concatenate(pair) for pair in zip(field, companion, strict=True)))
 
 
 def point_source_sigma(depth: Array) -> Array:
@@ -115,7 +115,7 @@ def _moffat_area(fwhm_px: Array) -> Array:
     return np.asarray(np.pi * alpha2 * (2 * MOFFAT_BETA - 1) / (MOFFAT_BETA - 1) ** 2, float)
 
 
-def render(row: np.void, rng: np.random.Generator, neighbours: Neighbours | None = None) -> Array:
+def render(row: np.void, rng: np.random.Generator, neighbours: NearbyGalaxies | None = None) -> Array:
     """Return the noiseless cut-out (C, 152, 152) of one row of the truth, with its neighbours if given.
 
     The whole galaxy holds the row's flux; what lies outside the cut-out is lost, as in the survey.
@@ -211,14 +211,14 @@ def _shows_structure(row: np.void) -> bool:
     return radius > STRUCTURE_MIN_RADIUS and thin > 0.8
 
 
-def _add_neighbours(image: Array, field: Neighbours, fwhm: Array) -> None:
+def _add_neighbours(image: Array, field: NearbyGalaxies, fwhm: Array) -> None:
     """Add the field's objects to `image` in place, the bright ones on larger stamps."""
     bright = field.flux.max(axis=1) > 10
     for side, chosen in ((32, ~bright), (96, bright)):
         rows = np.flatnonzero(chosen)
         if not len(rows):
             continue
-        part = Neighbours(*(values[rows] for values in field))
+        part = NearbyGalaxies(*(values[rows] for values in field))
         stamps = _stamps(part, fwhm, side)
         corner_x = np.floor(part.x + (CUTOUT_SIZE - 1) / 2).astype(int) - side // 2
         corner_y = np.floor(part.y + (CUTOUT_SIZE - 1) / 2).astype(int) - side // 2
@@ -228,7 +228,7 @@ def _add_neighbours(image: Array, field: Neighbours, fwhm: Array) -> None:
                 image[:, y0:y1, x0:x1] += stamp[:, y0 - y : y1 - y, x0 - x : x1 - x]
 
 
-def _stamps(field: Neighbours, fwhm: Array, side: int) -> Array:
+def _stamps(field: NearbyGalaxies, fwhm: Array, side: int) -> Array:
     """Return images (M, C, S, S) of exponential disks and stars near the middle of their stamps."""
     ky = 2 * np.pi * np.fft.fftfreq(side)[:, None]
     kx = 2 * np.pi * np.fft.rfftfreq(side)[None, :]

@@ -4,7 +4,7 @@ import numpy as np
 
 from astroclip.mock import footprint, lines, morphology
 from astroclip.mock.fibre import POINT_IN_FIBRE, fibre_share
-from astroclip.mock.target_lists import Galaxies, draw_galaxies
+from astroclip.mock.target_lists import DrawnGalaxies, draw_galaxies
 from astroclip.mock.truth import (
     DTYPE,
     MOONLIGHT,
@@ -52,7 +52,7 @@ def _galaxies(n: int, rng: np.random.Generator) -> Table:
     table = np.zeros(n, DTYPE)
     counts = rng.multinomial(n, list(SAMPLE_SHARE.values()))
     parts = [draw_galaxies(name, c, rng) for name, c in zip(SAMPLE_SHARE, counts, strict=True)]
-    drawn = Galaxies(*(np.concatenate(v) for v in zip(*parts, strict=True)))
+    drawn = DrawnGalaxies(*(np.concatenate(v) for v in zip(*parts, strict=True)))
     table["SAMPLE"] = np.repeat(list(SAMPLE_SHARE), counts)
     table["KIND"], table["Z_TRUE"] = "galaxy", drawn.redshift
     table["COEFFS"], table["FLUX"], table["LINES"] = drawn.coeffs, drawn.flux, drawn.lines

@@ -27,7 +27,7 @@ class Canvas(NamedTuple):
     angle: float
 
 
-class Plane(NamedTuple):
+class DiskPlane(NamedTuple):
     """Pixel coordinates (P, P) in the plane of the disk: `u` along the major axis, `v` across, in h."""
 
     u: Array
@@ -43,13 +43,13 @@ class Spiral(NamedTuple):
     start: float
 
 
-def disk_plane(canvas: Canvas, axis_ratio: float) -> Plane:
+def disk_plane(canvas: Canvas, axis_ratio: float) -> DiskPlane:
     """Return disk coordinates of the pixels of `canvas`; x grows to the west, y to the north."""
     x = (np.arange(canvas.side) - (canvas.side - 1) / 2) / canvas.scale_px
     sin, cos = np.sin(canvas.angle), np.cos(canvas.angle)
     u = -x[None, :] * sin + x[:, None] * cos
     v = (x[None, :] * cos + x[:, None] * sin) / axis_ratio
-    return Plane(u, v)
+    return DiskPlane(u, v)
 
 
 def paint_disk(row: np.void, side: int, scale_px: float, rng: np.random.Generator) -> Array:
@@ -80,7 +80,7 @@ def paint_disk(row: np.void, side: int, scale_px: float, rng: np.random.Generato
     return np.asarray(disk * (1 - share)[:, None, None] + knots * share[:, None, None])
 
 
-def _arms(spiral: Spiral, plane: Plane, rng: np.random.Generator) -> Array:
+def _arms(spiral: Spiral, plane: DiskPlane, rng: np.random.Generator) -> Array:
     """Return the modulation of the disk by spiral arms: ridges above, gaps below zero."""
     r, theta = np.hypot(plane.u, plane.v), np.arctan2(plane.v, plane.u)
     wiggle = 0.25 * np.sin(2.3 * r + rng.uniform(0, 6)) + 0.15 * np.sin(5.1 * r + rng.uniform(0, 6))
@@ -92,7 +92,7 @@ def _arms(spiral: Spiral, plane: Plane, rng: np.random.Generator) -> Array:
     return np.asarray(onset * (3.4 * ridge * uneven - 0.85))
 
 
-def _mottled(plane: Plane, rng: np.random.Generator) -> Array:
+def _mottled(plane: DiskPlane, rng: np.random.Generator) -> Array:
     """Return irregular patches of a few scale lengths: late-type disks without arms."""
     patches = np.zeros_like(plane.u)
     for _ in range(5):
@@ -101,7 +101,7 @@ def _mottled(plane: Plane, rng: np.random.Generator) -> Array:
     return patches / 2
 
 
-def _bar(plane: Plane, angle: float, length: float) -> Array:
+def _bar(plane: DiskPlane, angle: float, length: float) -> Array:
     u = plane.u * np.cos(angle) + plane.v * np.sin(angle)
     v = -plane.u * np.sin(angle) + plane.v * np.cos(angle)
     bar = np.exp(-(((u / length) ** 4 + (v / (0.28 * length)) ** 4) ** 0.5))

@@ -75,9 +75,9 @@ def _neighbours(rows: NDArray[np.int64], table: Table, seed: int) -> Table:
         field = draw_field(table[index], int(index), seed)
         bright = np.flatnonzero(field.flux[:, 1] > 10 ** (0.4 * (22.5 - LIMIT)))[:MAX_NEIGHBOURS]
         owners.append(np.stack([np.full(len(bright), index), np.arange(len(bright))]))
-        fields.append(images.Neighbours(*(values[bright] for values in field)))
+        fields.append(images.NearbyGalaxies(*(values[bright] for values in field)))
     owner, number = np.concatenate(owners, axis=1)
-    field = images.Neighbours(*(np.concatenate(values) for values in zip(*fields, strict=True)))
+    field = images.NearbyGalaxies(*(np.concatenate(values) for values in zip(*fields, strict=True)))
     part, rng = table[owner], row_rng(seed, Draw.SWEEP)
     n, star = len(part), field.radius == 0
     dec = part["DEC"] + field.y * PIXSCALE / 3600

@@ -25,7 +25,7 @@ DWARF = 9.2  # log10 solar masses: below, nearly all galaxies in the field form 
 SPECIFIC_SFR_FLOOR = -12.5  # log10 yr-1: shocks and old stars ionise gas in quiescent galaxies too
 
 
-class Sample(NamedTuple):
+class TargetSample(NamedTuple):
     """One DESI target class: redshift bins, and the number density wanted in them (None: as it comes)."""
 
     edges: Array
@@ -40,19 +40,19 @@ def _elg_density(z: Array) -> Array:
     return np.interp(z, [0.6, 0.8, 1.1, 1.3, 1.6], [0.25, 1.0, 1.0, 0.7, 0.35])  # Raichoor et al. 2023
 
 
-def _make_sample(name: str, low: float, high: float, step: float) -> Sample:
+def _make_sample(name: str, low: float, high: float, step: float) -> TargetSample:
     """Return bins of width `step` in redshift."""
     edges = np.arange(low, high + step / 2, step)
     middle = (edges[1:] + edges[:-1]) / 2
     density = {"BGS": None, "LRG": _lrg_density(middle), "ELG": _elg_density(middle)}[name]
-    return Sample(edges, density)
+    return TargetSample(edges, density)
 
 
 SAMPLES = {
     "BGS": _make_sample("BGS", 0.01, 0.6, 0.005),
     "LRG": _make_sample("LRG", 0.3, 1.1, 0.01),
     "ELG": _make_sample("ELG", 0.6, 1.6, 0.01),
-    "SCND": Sample(np.expm1(np.linspace(np.log1p(0.003), np.log1p(1.3), 101)), None),
+    "SCND": TargetSample(np.expm1(np.linspace(np.log1p(0.003), np.log1p(1.3), 101)), None),
 }
 
 
@@ -75,7 +75,7 @@ def is_target(name: str, flux: Array) -> NDArray[np.bool_]:
     return (g > 20) & (g < 23.8) & (r - z > 0.15) & blue
 
 
-class Galaxies(NamedTuple):
+class DrawnGalaxies(NamedTuple):
     """Intrinsic properties of drawn galaxies; all arrays have N rows.
 
     `coeffs` (N, T) template amplitudes with the distance in them (see `sed.synthesise`); `flux` (N, B)
@@ -96,7 +96,7 @@ class Galaxies(NamedTuple):
     a_halpha: Array
 
 
-def draw_galaxies(name: str, n: int, rng: np.random.Generator) -> Galaxies:
+def draw_galaxies(name: str, n: int, rng: np.random.Generator) -> DrawnGalaxies:
     """Draw `n` galaxies that pass the cuts of the sample `name`, in random order.
 
     Real galaxies are drawn by 1/Vmax, volume and cuts, so that colour, luminosity and redshift keep their
@@ -105,7 +105,7 @@ def draw_galaxies(name: str, n: int, rng: np.random.Generator) -> Galaxies:
     redshift (even in ln(1 + z)) and magnitude, as far as galaxies of that mass exist.
     """
     sample, probability = SAMPLES[name], _probability(name)
-    parts: list[Galaxies] = []
+    parts: list[DrawnGalaxies] = []
     while sum(len(part.redshift) for part in parts) < n:
         count = int(1.4 * n) + 20
         cell = rng.choice(probability.size, count, p=probability.ravel())
@@ -122,8 +122,8 @@ def draw_galaxies(name: str, n: int, rng: np.random.Generator) -> Galaxies:
             quiescent = made.log_sfr - made.log_mass < -11
             good &= (made.log_mass > SCND_MASS[0]) & (made.log_mass < SCND_MASS[1])
             good &= ~quiescent | (made.log_mass > DWARF)
-        parts.append(Galaxies(*(values[good] for values in made)))
-    return Galaxies(*(np.concatenate(values)[:n] for values in zip(*parts, strict=True)))
+        parts.append(DrawnGalaxies(*(values[good] for values in made)))
+    return DrawnGalaxies(*(np.concatenate(values)[:n] for values in zip(*parts, strict=True)))
 
 
 def _younger(formed: Array, origin: Array, redshift: Array, name: str) -> Array:
@@ -198,7 +198,7 @@ def _mass(formed: Array) -> Array:
 
 def _describe(
     formed: Array, redshift: Array, origin: Array, youth: float, rng: np.random.Generator
-) -> Galaxies:
+) -> DrawnGalaxies:
     """Put mixes seen at `origin` to `redshift`: photometry, lines and physical properties.
 
     `youth` (0 to 1) is how far star formation rises with redshift besides the mix's own change.
@@ -226,7 +226,7 @@ def _describe(
     fluxes = lines.line_fluxes(halpha, a_halpha, abundance, agn, rng)
     age_of_universe = 13.8 / (1 + redshift) ** 1.2  # Gyr; within 5 % of Planck 2018 to z = 1.7
     age = np.minimum((remaining * sed.AGE_GYR).sum(axis=1) / mass, 0.8 * age_of_universe)
-    return Galaxies(
+    return DrawnGalaxies(
         redshift=redshift,
         coeffs=coeffs,
         flux=sed.synthesise(photometry.flux, coeffs, redshift)

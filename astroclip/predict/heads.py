@@ -28,7 +28,7 @@ CHUNK = 8192  # rows run at a time
 Loss = Callable[[Tensor, Tensor], Tensor]  # outputs (..., L) and rows (...) -> losses, one a row
 
 
-class Head(NamedTuple):
+class HeadSettings(NamedTuple):
     """What the networks are like.
 
     Attributes
@@ -91,7 +91,9 @@ class Ensemble(NamedTuple):
         return Ensemble([w.detach().clone() for w in self.weights], [b.detach().clone() for b in self.biases])
 
 
-def train_ensemble(x: Tensor, outputs: int, loss: Loss, head: Head, seed: int = 0) -> tuple[Ensemble, Tensor]:
+def train_ensemble(
+    x: Tensor, outputs: int, loss: Loss, head: HeadSettings, seed: int = 0
+) -> tuple[Ensemble, Tensor]:
     """Train an ensemble.
 
     Differs from Parker+24: ten networks rather than one; GELU, as labels vary smoothly; `steps` steps with
@@ -137,7 +139,7 @@ def train_ensemble(x: Tensor, outputs: int, loss: Loss, head: Head, seed: int = 
     return best, fold
 
 
-def _start(width: int, outputs: int, head: Head, generator: torch.Generator) -> Ensemble:
+def _start(width: int, outputs: int, head: HeadSettings, generator: torch.Generator) -> Ensemble:
     """Draw first weights as torch's linear layers do: uniform within 1/√(inputs)."""
     sizes = [width, *head.hidden, outputs]
     weights: list[Tensor] = []
@@ -156,7 +158,7 @@ def _one_epoch(
     seen: list[Tensor],
     size: int,
     loss: Loss,
-    head: Head,
+    head: HeadSettings,
     generator: torch.Generator,
 ) -> None:
     """Go once through the rows; members see their own in their own order."""

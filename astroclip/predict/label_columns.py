@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from astroclip.errors import DataError, UsageError
-from astroclip.predict.heads import Head
+from astroclip.predict.heads import HeadSettings
 from astroclip.predict.reference import Reference
 from astroclip.predict.votes import Questions
 from astroclip.schema import GALAXY_ZOO, LOGSFR_NAMES, PROPERTIES, REDSHIFT_NAMES, SFR_NAMES, redshift_names
@@ -18,15 +18,15 @@ TASKS = ("redshift", "properties", "morphology", "label")
 # Differs from Parker+24: one layer of 32 with dropout and squared errors doubles the scatter of redshifts,
 # and where two are possible it says what is between; three of 256 with dropout 0.2 are no better at votes
 # than these
-HEADS = {task: Head((64, 64), dropout=0.1) for task in TASKS}
-HEADS["redshift"] = Head((128,), dropout=0.0, bins=400, noise=0.2, steps=500)
+HEADS = {task: HeadSettings((64, 64), dropout=0.1) for task in TASKS}
+HEADS["redshift"] = HeadSettings((128,), dropout=0.0, bins=400, noise=0.2, steps=500)
 MIN_VOTES = 3  # on a question; with fewer a galaxy says nothing about it
 HIGHEST = 8.0  # redshift; a column Z of greater values holds magnitudes
 MAX_CLASSES = 10  # integers with more different values are numbers, unless the user says otherwise
 MAX_NAMES = 1000  # texts with more different values are names, not classes
 
 
-class Labels(NamedTuple):
+class ReferenceLabels(NamedTuple):
     """The labels of a reference.
 
     Attributes
@@ -50,7 +50,9 @@ class Labels(NamedTuple):
     questions: Questions
 
 
-def read_labels(reference: Reference, task: str, label: str | None = None, kind: str = "auto") -> Labels:
+def read_labels(
+    reference: Reference, task: str, label: str | None = None, kind: str = "auto"
+) -> ReferenceLabels:
     """Read the labels that a task needs.
 
     Parameters
@@ -97,7 +99,7 @@ def _lacks(reference: Reference, what: str, names: tuple[str, ...]) -> DataError
     )
 
 
-def _numbers(reference: Reference, columns: dict[str, str]) -> Labels:
+def _numbers(reference: Reference, columns: dict[str, str]) -> ReferenceLabels:
     """Read columns of numbers, by the name in the output."""
     read = reference.read(list(columns.values()))
     for name, values in read.items():
@@ -108,10 +110,10 @@ def _numbers(reference: Reference, columns: dict[str, str]) -> Labels:
     values = np.stack([read[name].astype(np.float64) for name in columns.values()], axis=1)
     values[~np.isfinite(values)] = np.nan
     units = tuple(reference.units.get(name, "") for name in columns.values())
-    return Labels(tuple(columns), units, tuple(columns.values()), values, {})
+    return ReferenceLabels(tuple(columns), units, tuple(columns.values()), values, {})
 
 
-def _redshift(reference: Reference, label: str | None) -> Labels:
+def _redshift(reference: Reference, label: str | None) -> ReferenceLabels:
     """Read the redshift, in a named column or in one of a usual name."""
     column = reference.column(label) if label else reference.find(*redshift_names(reference.shapes))
     if column is None:
@@ -127,7 +129,7 @@ def _redshift(reference: Reference, label: str | None) -> Labels:
     return labels
 
 
-def _properties(reference: Reference) -> Labels:
+def _properties(reference: Reference) -> ReferenceLabels:
     """Read the physical properties that are there."""
     columns = {spec.name: found for spec, names in PROPERTIES.items() if (found := reference.find(*names))}
     rate = reference.find(*LOGSFR_NAMES) or reference.find(*SFR_NAMES)
@@ -148,7 +150,7 @@ def _properties(reference: Reference) -> Labels:
     return labels._replace(units=units)
 
 
-def _votes(reference: Reference) -> Labels:
+def _votes(reference: Reference) -> ReferenceLabels:
     """Read the vote fractions of every question all answers to which are there."""
     parts, columns, questions = [], [], {}
     for question, answers in GALAXY_ZOO.items():
@@ -164,7 +166,7 @@ def _votes(reference: Reference) -> Labels:
                 break
     if not parts:
         raise _lacks(reference, "Galaxy Zoo vote", ("smooth-or-featured_smooth_fraction", "..."))
-    return Labels((), (), tuple(columns), np.concatenate(parts, axis=1), questions)
+    return ReferenceLabels((), (), tuple(columns), np.concatenate(parts, axis=1), questions)
 
 
 def _fractions(reference: Reference, columns: list[str], total: str | None) -> NDArray[np.float64]:
@@ -180,7 +182,7 @@ def _fractions(reference: Reference, columns: list[str], total: str | None) -> N
     return fractions
 
 
-def _any_label(reference: Reference, column: str, kind: str) -> Labels:
+def _any_label(reference: Reference, column: str, kind: str) -> ReferenceLabels:
     """Read any column, as numbers or as classes."""
     if kind not in ("auto", "number", "class"):
         raise UsageError(f"kind '{kind}': expected number, class or auto")
@@ -201,4 +203,4 @@ def _any_label(reference: Reference, column: str, kind: str) -> Labels:
         raise DataError(f"{reference.name}: column {column} has {found}; expected 2 to {MAX_NAMES}")
     votes = np.full((len(values), len(classes)), np.nan)
     votes[known] = np.eye(len(classes))[index]
-    return Labels((column,), ("",), (column,), votes, {column: tuple(map(str, classes))})
+    return ReferenceLabels((column,), ("",), (column,), votes, {column: tuple(map(str, classes))})

@@ -16,7 +16,15 @@ from numpy.typing import NDArray
 
 from astroclip.errors import DataError, UsageError
 from astroclip.predict.flow import Flows, train_flows
-from astroclip.predict.heads import CUTS, MEMBERS, Ensemble, Head, bin_loss, number_loss, train_ensemble
+from astroclip.predict.heads import (
+    CUTS,
+    MEMBERS,
+    Ensemble,
+    HeadSettings,
+    bin_loss,
+    number_loss,
+    train_ensemble,
+)
 from astroclip.predict.knn import Neighbours, weigh
 from astroclip.predict.posterior import Calibration, Posterior, calibrate
 
@@ -28,7 +36,7 @@ MARGIN = 0.05  # by which bins reach beyond the labels, in units of their range
 FLOOR = 0.01  # narrowest posterior believed, as a share of the typical error of the method
 
 
-class Target(NamedTuple):
+class LabelScale(NamedTuple):
     """What networks learn of labels: they are standardised, redshifts as ln(1 + z).
 
     Attributes
@@ -47,7 +55,7 @@ class Target(NamedTuple):
     bins: NDArray[np.float64]
 
     @classmethod
-    def of(cls, labels: NDArray, redshift: bool, bins: int = 0) -> "Target":
+    def of(cls, labels: NDArray, redshift: bool, bins: int = 0) -> "LabelScale":
         """Return that of labels (R, L); with `bins` L is 1."""
         learnt = np.log1p(labels) if redshift else labels
         scale = np.nanstd(learnt, 0)
@@ -102,7 +110,7 @@ class NumberPredictor(NamedTuple):
         (R, L) what each neighbour contributes: its label (knn) or the held-out error on it (mlp); NaN where
         there is none.
     network : Ensemble, Flows or None
-    target : Target
+    target : LabelScale
         Of the network.
     lowest, highest : ndarray
         (L,) smallest and largest of the reference's labels.
@@ -118,7 +126,7 @@ class NumberPredictor(NamedTuple):
     neighbours: Neighbours
     beside: NDArray[np.float64]
     network: Ensemble | Flows | None
-    target: Target
+    target: LabelScale
     lowest: NDArray[np.float64]
     highest: NDArray[np.float64]
     floor: NDArray[np.float64]
@@ -143,7 +151,7 @@ def fit_numbers(
     *,
     method: str,
     k: int = 64,
-    head: Head,
+    head: HeadSettings,
     seed: int = 0,
     redshift: bool = False,
 ) -> NumberPredictor:
@@ -175,7 +183,7 @@ def fit_numbers(
     """
     _check(labels, method)
     bins = head.bins if method == "mlp" else 0
-    neighbours, target = Neighbours(vectors, k), Target.of(labels, redshift, bins)
+    neighbours, target = Neighbours(vectors, k), LabelScale.of(labels, redshift, bins)
     spread = np.nanstd(labels, 0)
     spread = np.where(spread > 0, spread, 1.0)
     fitted = NumberPredictor(
@@ -198,7 +206,7 @@ def _some_rows(rows: int, seed: int) -> NDArray[np.int64]:
     return np.random.default_rng(seed).permutation(rows)[:CALIBRATION_ROWS]
 
 
-def _fit_ensemble(fitted: NumberPredictor, labels: NDArray, head: Head, seed: int) -> NumberPredictor:
+def _fit_ensemble(fitted: NumberPredictor, labels: NDArray, head: HeadSettings, seed: int) -> NumberPredictor:
     """Train an ensemble, and calibrate it with what its members say of rows they have not seen."""
     x, target = fitted.neighbours.standardise(fitted.neighbours.reference), fitted.target
     rows = _some_rows(len(labels), seed)

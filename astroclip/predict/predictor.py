@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from astroclip.errors import DataError
 from astroclip.predict.agreement import Agreement, fit_agreement
-from astroclip.predict.label_columns import HEADS, Labels
+from astroclip.predict.label_columns import HEADS, ReferenceLabels
 from astroclip.predict.numbers import NumberPredictor, fit_numbers
 from astroclip.predict.posterior import INTERVALS, Posterior
 from astroclip.predict.reference import BLOCK, EMBEDDINGS, Reference
@@ -50,7 +50,7 @@ class Predictor(NamedTuple):
     task: str
     inputs: tuple[str, ...]
     widths: tuple[int, ...]
-    labels: Labels
+    labels: ReferenceLabels
     fitted: NumberPredictor | VotePredictor
     agreement: Agreement | None
     reference: str
@@ -172,7 +172,7 @@ class Predictor(NamedTuple):
 def fit_predictor(
     reference: Reference,
     task: str,
-    labels: Labels,
+    labels: ReferenceLabels,
     inputs: tuple[str, ...],
     *,
     method: str = "auto",

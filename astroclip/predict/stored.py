@@ -17,8 +17,8 @@ from astroclip.predict.agreement import Agreement
 from astroclip.predict.flow import Flows, make_flows
 from astroclip.predict.heads import Ensemble
 from astroclip.predict.knn import Neighbours
-from astroclip.predict.label_columns import Labels
-from astroclip.predict.numbers import NumberPredictor, Target
+from astroclip.predict.label_columns import ReferenceLabels
+from astroclip.predict.numbers import LabelScale, NumberPredictor
 from astroclip.predict.posterior import Calibration
 from astroclip.predict.predictor import Predictor
 from astroclip.predict.votes import VotePredictor
@@ -125,7 +125,7 @@ def _build(said: dict[str, Any], arrays: dict[str, NDArray]) -> Predictor:
     else:
         numbers: dict[str, Any] = {name: arrays[name] for name in NUMBER_ARRAYS}
         known = {name: arrays[f"target.{name}"] for name in TARGET_ARRAYS}
-        target = Target(redshift=said["task"] == "redshift", **known)
+        target = LabelScale(redshift=said["task"] == "redshift", **known)
         calibration = [
             Calibration(arrays[f"calibration.{i}.middle"], arrays[f"calibration.{i}.score"])
             for i in range(len(target.centre))
@@ -136,7 +136,7 @@ def _build(said: dict[str, Any], arrays: dict[str, NDArray]) -> Predictor:
         )  # fmt: skip
     width = len(arrays["fractions"][0]) if questions else arrays["beside"].shape[1]
     names, units, columns = (tuple(map(str, said[name])) for name in ("names", "units", "columns"))
-    labels = Labels(names, units, columns, np.zeros((0, width)), questions)
+    labels = ReferenceLabels(names, units, columns, np.zeros((0, width)), questions)
     agreement = None
     if "pair_usual" in arrays:
         agreement = Agreement(arrays["pair_centre"], arrays["pair_scale"], *map(float, arrays["pair_usual"]))

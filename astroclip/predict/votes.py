@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from astroclip.errors import UsageError
-from astroclip.predict.heads import Ensemble, Head, train_ensemble, vote_loss
+from astroclip.predict.heads import Ensemble, HeadSettings, train_ensemble, vote_loss
 from astroclip.predict.knn import Neighbours, weigh
 from astroclip.predict.numbers import CALIBRATION_ROWS, FAR, MIN_LABELS
 from astroclip.schema import GALAXY_ZOO_PARENTS
@@ -80,7 +80,7 @@ def fit_votes(
     *,
     method: str,
     k: int = 64,
-    head: Head,
+    head: HeadSettings,
     seed: int = 0,
 ) -> VotePredictor:
     """Fit a predictor of shares of answers on a reference, and temper it there.

@@ -15,7 +15,7 @@ from astroclip.tables import FitsTable
 BLOCK = 1 << 18  # rows in which a TARGETID or a position is looked for at a time
 
 
-class Kind(StrEnum):
+class ExampleKind(StrEnum):
     """How a galaxy is named: by what identifies its row, or by a file of its pixels."""
 
     TARGETID = "targetid"
@@ -36,7 +36,7 @@ class Example(NamedTuple):
     like
     """
 
-    kind: Kind
+    kind: ExampleKind
     value: str
     like: bool = True
 
@@ -46,7 +46,7 @@ class Example(NamedTuple):
     @property
     def is_file(self) -> bool:
         """Whether its pixels are in a file and must be embedded."""
-        return self.kind in (Kind.IMAGE, Kind.SPECTRUM)
+        return self.kind in (ExampleKind.IMAGE, ExampleKind.SPECTRUM)
 
 
 def parse_example(text: str, like: bool = True) -> Example:
@@ -58,9 +58,9 @@ def parse_example(text: str, like: bool = True) -> Example:
         If it is not one.
     """
     kind, equals, value = text.partition("=")
-    if not (equals and value) or kind not in list(Kind):
-        raise UsageError(f"'{text}': expected one of {', '.join(f'{kind}=...' for kind in Kind)}")
-    return Example(Kind(kind), value, like)
+    if not (equals and value) or kind not in list(ExampleKind):
+        raise UsageError(f"'{text}': expected one of {', '.join(f'{kind}=...' for kind in ExampleKind)}")
+    return Example(ExampleKind(kind), value, like)
 
 
 def find_rows(table: FitsTable, examples: Sequence[Example], radius_arcsec: float) -> list[int | None]:
@@ -73,10 +73,10 @@ def find_rows(table: FitsTable, examples: Sequence[Example], radius_arcsec: floa
     DataError
         If a row is not there.
     """
-    find = {Kind.ROW: _find_row, Kind.TARGETID: _find_targetid}
+    find = {ExampleKind.ROW: _find_row, ExampleKind.TARGETID: _find_targetid}
     return [
         None if example.is_file
-        else _find_position(table, example, radius_arcsec) if example.kind is Kind.RADEC
+        else _find_position(table, example, radius_arcsec) if example.kind is ExampleKind.RADEC
         else find[example.kind](table, example)
         for example in examples
     ]  # fmt: skip

@@ -24,7 +24,7 @@ from astroclip.tables.fitstable import fingerprint_of
 MIN_EFFORT = 128  # candidates that a search of the graph keeps at the least
 
 
-class Checksum(Settings):
+class FileFingerprint(Settings):
     """A file's size, time of change and SHA-256."""
 
     size: int
@@ -45,8 +45,8 @@ class IndexFacts(Settings):
     hdu: int
     rows: int
     bad: int
-    checksum: Checksum
-    index: Checksum
+    checksum: FileFingerprint
+    index: FileFingerprint
 
 
 class VectorIndex(NamedTuple):
@@ -168,7 +168,8 @@ def _write(graph: Any, table: FitsTable, column: str, path: Path) -> IndexFacts:
             facts = IndexFacts(
                 model=model, model_hash=digest, column=column, width=graph.ndim,
                 catalog=table.name, hdu=table.hdu, rows=table.nrows, bad=table.nrows - len(graph),
-                checksum=Checksum(**table.fingerprint), index=Checksum(**fingerprint_of(parts[0], str(path))),
+                checksum=FileFingerprint(**table.fingerprint),
+                index=FileFingerprint(**fingerprint_of(parts[0], str(path))),
             )  # fmt: skip
             parts[1].write_text(yaml.safe_dump(facts.model_dump(), sort_keys=False), encoding="utf-8")
             parts[0].replace(path)
@@ -179,14 +180,14 @@ def _write(graph: Any, table: FitsTable, column: str, path: Path) -> IndexFacts:
     return facts
 
 
-def _is_same_table(table: FitsTable, known: Checksum) -> bool:
+def _is_same_table(table: FitsTable, known: FileFingerprint) -> bool:
     """Tell whether a table's file is the one whose checksum is known."""
     if table.source != table.path:
         return bool(table.fingerprint["sha256"] == known.sha256)
     return _is_same(table.source, known)
 
 
-def _is_same(path: Path, known: Checksum) -> bool:
+def _is_same(path: Path, known: FileFingerprint) -> bool:
     """Tell whether a file is the one whose checksum is known."""
     stat = path.stat()
     if (stat.st_size, stat.st_mtime_ns) == (known.size, known.mtime_ns):

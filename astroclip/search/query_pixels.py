@@ -22,7 +22,7 @@ OPTIONS = SourceOptions(resample=True)  # a query has no flag that could tell of
 NOTHING = {"image": EmbedFlag.NO_IMAGE, "spectrum": EmbedFlag.NO_SPECTRUM}
 
 
-class Pixels(NamedTuple):
+class GalaxyInputs(NamedTuple):
     """A galaxy as the encoders see it: `rgb` (3, S, S) in [0, 1] and `flux` (7781,), None if it has none."""
 
     rgb: NDArray[np.float32] | None
@@ -69,7 +69,7 @@ def read_file(modality: str, name: str, size: int) -> ModelInputs:
 
 def read_pixels(
     table: FitsTable, shown: Sequence[int | Example], images: str | None, spectra: str | None, size: int
-) -> list[Pixels]:
+) -> list[GalaxyInputs]:
     """Read galaxies to be drawn: rows of a table, or files.
 
     Parameters
@@ -89,7 +89,7 @@ def read_pixels(
     """
     sources = {m: _source(table, m, w, size) for m, w in (("image", images), ("spectrum", spectra))}
     return [
-        Pixels(*(_read_one(table, modality, source, one, size) for modality, source in sources.items()))
+        GalaxyInputs(*(_read_one(table, modality, source, one, size) for modality, source in sources.items()))
         for one in shown
     ]
 

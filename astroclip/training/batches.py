@@ -26,7 +26,7 @@ STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
 _BLOCK = 4096  # rows whose members are counted together
 
 
-class Part:
+class SplitRows:
     """The rows of one part, numbered through in the order of the file: ``part[numbers]`` are their rows."""
 
     def __init__(self, split: NDArray[np.uint8], part: Split) -> None:
@@ -66,7 +66,14 @@ class TrainingBatches(Sampler[NDArray[np.int64]]):
     """
 
     def __init__(
-        self, part: Part, batch_size: int, run_rows: int, seed: int, rank: int, world: int, start_batch: int
+        self,
+        part: SplitRows,
+        batch_size: int,
+        run_rows: int,
+        seed: int,
+        rank: int,
+        world: int,
+        start_batch: int,
     ) -> None:
         self._part, self._batch_size, self._run_rows, self._seed = part, batch_size, run_rows, seed
         self._rank, self._world, self._start = rank, world, start_batch
@@ -111,7 +118,9 @@ class ValidationBatches(Sampler[NDArray[np.int64]]):
         If the part has fewer rows than there are ranks.
     """
 
-    def __init__(self, part: Part, batch_size: int, rank: int, world: int, limit: int | None = None) -> None:
+    def __init__(
+        self, part: SplitRows, batch_size: int, rank: int, world: int, limit: int | None = None
+    ) -> None:
         if len(part) < world:
             raise DataError(
                 f"{len(part)} galaxies to validate with, expected {world} or more: use more data, or another "
@@ -131,7 +140,7 @@ class ValidationBatches(Sampler[NDArray[np.int64]]):
             yield self._part[np.arange(piece * n // pieces, (piece + 1) * n // pieces)]
 
 
-class _Rows(Dataset[Batch]):
+class _RowDataset(Dataset[Batch]):
     """Some columns of galaxies, indexed by arrays of rows: what a reading process is given."""
 
     def __init__(self, source: Galaxies, columns: Sequence[str]) -> None:
@@ -186,7 +195,7 @@ def make_loader(
     ConfigError, DataError
         If there are too few galaxies in the part, or a column is missing.
     """
-    part = Part(source.split, split)
+    part = SplitRows(source.split, split)
     sampler: TrainingBatches | ValidationBatches
     if split == Split.TRAIN:
         sampler = TrainingBatches(part, batch_size, run_rows, seed, rank, world, start_batch)
@@ -196,7 +205,7 @@ def make_loader(
         raise UsageError(f"part {split.name}: training uses TRAIN and VALIDATION only")
     source.read(columns, part[np.zeros(1, np.int64)])  # a missing column or file shows now, not in a worker
     return DataLoader(
-        _Rows(source, columns),
+        _RowDataset(source, columns),
         batch_size=None,
         sampler=sampler,
         num_workers=workers,

@@ -35,11 +35,11 @@ BLOCKS = (specformer.Block, vision_transformer.Block)  # what is compiled, and s
 SHARDED = {*BLOCKS, DinoNetwork}
 
 
-class Place(NamedTuple):
-    """Where a run is trained: its devices on each node, and how they find each other."""
+class Devices(NamedTuple):
+    """What a run is trained on: its devices on each node, and how their processes find each other."""
 
     accelerator: str
-    devices: int
+    per_node: int
     nodes: int
     environment: ClusterEnvironment
 
@@ -51,7 +51,7 @@ def is_first_process() -> bool:
     return int(next((os.environ[name] for name in ranks if name in os.environ), "0")) == 0
 
 
-def find_place(gpus: int | None, nodes: int) -> Place:
+def find_devices(gpus: int | None, nodes: int) -> Devices:
     """Return where to train.
 
     Inside ``srun`` with several tasks, or ``torchrun``, there is one process a device already, and the
@@ -72,11 +72,11 @@ def find_place(gpus: int | None, nodes: int) -> Place:
             raise UsageError(f"srun started {tasks} tasks on {nodes} nodes: expected as many on each node")
         # Lightning takes srun's word for it only if it was asked for so many tasks of each node
         os.environ.setdefault("SLURM_NTASKS_PER_NODE", str(tasks // nodes))
-        return Place(accelerator, tasks // nodes, nodes, SLURMEnvironment(auto_requeue=False))
+        return Devices(accelerator, tasks // nodes, nodes, SLURMEnvironment(auto_requeue=False))
     if TorchElasticEnvironment.detect():
         devices = int(os.environ["LOCAL_WORLD_SIZE"])
         nodes = int(os.environ["WORLD_SIZE"]) // devices
-        return Place(accelerator, devices, nodes, TorchElasticEnvironment())
+        return Devices(accelerator, devices, nodes, TorchElasticEnvironment())
     if gpus and not here:
         raise UsageError(f"{gpus} GPUs are asked for, there is none here; --gpus 0 trains on the CPU")
     if nodes > 1:
@@ -84,10 +84,10 @@ def find_place(gpus: int | None, nodes: int) -> Place:
             f"{nodes} nodes are asked for: start one process a GPU on them with srun or torchrun, or submit "
             "the training with --slurm"
         )
-    return Place(accelerator, 1 if accelerator == "cpu" else gpus or here, 1, LightningEnvironment())
+    return Devices(accelerator, 1 if accelerator == "cpu" else gpus or here, 1, LightningEnvironment())
 
 
-def check_place(settings: Training, place: Place) -> None:
+def check_devices(settings: Training, devices: Devices) -> None:
     """Refuse what the devices cannot do.
 
     Raises
@@ -96,16 +96,16 @@ def check_place(settings: Training, place: Place) -> None:
         Naming the setting.
     """
     run = settings.run
-    if place.accelerator == "cpu" and run.precision == "fp16":
+    if devices.accelerator == "cpu" and run.precision == "fp16":
         raise ConfigError("run.precision=fp16 needs a GPU; on a CPU use bf16 or fp32")
-    if place.accelerator == "cpu" and run.strategy == "fsdp":
+    if devices.accelerator == "cpu" and run.strategy == "fsdp":
         raise ConfigError("run.strategy=fsdp needs GPUs; on a CPU use ddp")
     if run.wandb and find_spec("wandb") is None:
         raise ConfigError("run.wandb=true, but wandb is not installed: pip install wandb")
 
 
 def make_trainer(
-    settings: Training, folder: Path, place: Place, watch: list[Callback], validates: bool
+    settings: Training, folder: Path, devices: Devices, watch: list[Callback], validates: bool
 ) -> Trainer:
     """Return Lightning's Trainer for a run; checkpoints, logs and progress are our own."""
     run, clip_norm = settings.run, settings.optim.clip_norm
@@ -114,14 +114,14 @@ def make_trainer(
         strategy = FSDPStrategy(auto_wrap_policy=SHARDED, state_dict_type="full")
         if clip_norm is not None:
             watch, clip_norm = [*watch, ClipShards(clip_norm)], None
-    elif place.devices * place.nodes > 1:
+    elif devices.per_node * devices.nodes > 1:
         strategy = DDPStrategy(gradient_as_bucket_view=True)
     return Trainer(
-        accelerator=place.accelerator,
-        devices=place.devices,
-        num_nodes=place.nodes,
+        accelerator=devices.accelerator,
+        devices=devices.per_node,
+        num_nodes=devices.nodes,
         strategy=strategy,
-        plugins=[place.environment],
+        plugins=[devices.environment],
         precision=PRECISIONS[run.precision],
         max_steps=run.steps,
         max_epochs=-1,

@@ -142,7 +142,7 @@ class DinoNetwork(nn.Module):
         self.dino_head.init_weights(generator)
 
 
-class Targets(nn.Module):
+class TeacherTargets(nn.Module):
     """Turns the teacher's logits into probabilities such that prototypes are used alike.
 
     `center` takes off a moving average of the logits over the batches of all ranks and sharpens by the
@@ -193,8 +193,8 @@ class DinoLoss(nn.Module):
     ) -> None:
         super().__init__()
         self.student_temperature = student_temperature
-        self.cls_targets = Targets(prototypes, targets, center_momentum)
-        self.patch_targets = Targets(prototypes, targets, center_momentum)
+        self.cls_targets = TeacherTargets(prototypes, targets, center_momentum)
+        self.patch_targets = TeacherTargets(prototypes, targets, center_momentum)
         self.koleo = KoLeoLoss()
 
     def forward(

@@ -13,7 +13,7 @@ from astroclip.errors import CheckpointError
 from astroclip.model.clip import AstroCLIP
 from astroclip.schema import Split
 from astroclip.training.callbacks import BEST, Checkpoints, NanGuard, StepSeed
-from astroclip.training.devices import BLOCKS, Place, check_place, find_place, make_trainer, quiet
+from astroclip.training.devices import BLOCKS, Devices, check_devices, find_devices, make_trainer, quiet
 from astroclip.training.galaxies import Galaxies
 from astroclip.training.loaders import Loaders
 from astroclip.training.recipes import find_encoders, read_training
@@ -98,15 +98,15 @@ def train(
     """
     folder = Path(run)
     earlier, settings = _settle(kind, folder, config, overrides, resume, overwrite)
-    place = find_place(gpus, nodes)
-    check_place(settings, place)
+    devices = find_devices(gpus, nodes)
+    check_devices(settings, devices)
     source = Galaxies(data)
     rows = [int((source.split == part).sum()) for part in (Split.TRAIN, Split.VALIDATION)]
-    the_run = Run(folder, kind, settings, RunData(str(data), *rows), place.devices * place.nodes)
+    the_run = Run(folder, kind, settings, RunData(str(data), *rows), devices.per_node * devices.nodes)
     if earlier is not None:
         the_run.check_same(earlier)
     with quiet():
-        return _fit(the_run, source, place, overwrite, progress)
+        return _fit(the_run, source, devices, overwrite, progress)
 
 
 def check_training(
@@ -150,7 +150,9 @@ def _settle(
     return earlier, find_encoders(settings) if isinstance(settings, ClipTraining) else settings
 
 
-def _fit(run: Run, source: Galaxies, place: Place, overwrite: bool, progress: Progress | None) -> TrainReport:
+def _fit(
+    run: Run, source: Galaxies, devices: Devices, overwrite: bool, progress: Progress | None
+) -> TrainReport:
     """Train, then write the model."""
     settings = run.settings
     module = make_module(run)
@@ -164,7 +166,7 @@ def _fit(run: Run, source: Galaxies, place: Place, overwrite: bool, progress: Pr
     if settings.run.compile:
         for block in (part for part in module.modules() if isinstance(part, BLOCKS)):
             block.compile()
-    trainer = make_trainer(run.settings, run.folder, place, watch, validates=run.data.validation_rows > 0)
+    trainer = make_trainer(run.settings, run.folder, devices, watch, validates=run.data.validation_rows > 0)
     trainer.fit(module, datamodule=loaders, ckpt_path=last, weights_only=True)
     source.close()
     steps = trainer.global_step

@@ -43,7 +43,7 @@ class Training(NamedTuple):
     seed: int = 0
 
 
-class Kind(NamedTuple):
+class BaselineKind(NamedTuple):
     """A baseline: what it sees, what it reads of a set of pairs, and how it is built for L labels."""
 
     source: str
@@ -52,9 +52,9 @@ class Kind(NamedTuple):
 
 
 KINDS = {
-    "mlp": Kind("photometry", BANDS, lambda outputs: make_mlp(len(BANDS), outputs)),
-    "resnet18": Kind("image", (PairsKey.IMAGE,), make_resnet),
-    "conv+att": Kind("spectrum", (PairsKey.FLUX, PairsKey.IVAR, PairsKey.MASK), ConvAttention),
+    "mlp": BaselineKind("photometry", BANDS, lambda outputs: make_mlp(len(BANDS), outputs)),
+    "resnet18": BaselineKind("image", (PairsKey.IMAGE,), make_resnet),
+    "conv+att": BaselineKind("spectrum", (PairsKey.FLUX, PairsKey.IVAR, PairsKey.MASK), ConvAttention),
 }
 
 
@@ -65,7 +65,7 @@ class Baseline(NamedTuple):
     has about 1.
     """
 
-    kind: Kind
+    kind: BaselineKind
     network: nn.Module
     magnitudes: Tensor
     centre: NDArray[np.float64]
@@ -143,7 +143,7 @@ def train_baseline(
     return baseline
 
 
-def _read_magnitudes(galaxies: Galaxies, kind: Kind, split: NDArray[np.uint8]) -> Tensor:
+def _read_magnitudes(galaxies: Galaxies, kind: BaselineKind, split: NDArray[np.uint8]) -> Tensor:
     """Return standardised magnitudes (N, 3) of all rows, by the training part; of other kinds (N, 0)."""
     if kind.reads != BANDS:
         return torch.zeros(len(galaxies), 0)
@@ -189,7 +189,7 @@ def _validate(baseline: Baseline, used: Galaxies, target: Tensor, size: int) -> 
     return total / rows
 
 
-def _inputs(kind: Kind, batch: Batch, magnitudes: Tensor, flip: bool = False) -> Tensor:
+def _inputs(kind: BaselineKind, batch: Batch, magnitudes: Tensor, flip: bool = False) -> Tensor:
     """Return what the network takes of a batch."""
     if kind.source == "photometry":
         return magnitudes[batch[ROWS]]

@@ -22,7 +22,7 @@ from astroclip.evaluate.splits import Splits
 from astroclip.evaluate.targets import PUBLISHED_VOTES
 from astroclip.model.embedder import Embedder
 from astroclip.predict.embed import embed_catalog
-from astroclip.predict.label_columns import Labels, read_labels
+from astroclip.predict.label_columns import ReferenceLabels, read_labels
 from astroclip.predict.reference import read_reference
 from astroclip.predict.tasks import predict_catalog
 from astroclip.schema import Split
@@ -150,7 +150,7 @@ def score_baselines(
                 scores.left_out.append(f"{task} from {kind.source} by {method}: {error}")
 
 
-def _read_labels(tables: Tables, split: NDArray[np.uint8], task: str) -> Labels:
+def _read_labels(tables: Tables, split: NDArray[np.uint8], task: str) -> ReferenceLabels:
     """Return the labels (N, L) of all pairs in a part, as predict understands them; NaN elsewhere."""
     read = {part: read_labels(read_reference(path), task) for part, path in tables.items()}
     values = np.full((len(split), len(read[Split.TRAIN].names)), np.nan)
@@ -162,7 +162,7 @@ def _read_labels(tables: Tables, split: NDArray[np.uint8], task: str) -> Labels:
 def _score_labels(
     who: tuple[str, str],
     task: str,
-    labels: Labels,
+    labels: ReferenceLabels,
     rows: NDArray[np.int64],
     predicted: NDArray[np.float64],
     scores: Scores,

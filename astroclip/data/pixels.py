@@ -6,6 +6,7 @@ take them. `PixelSet` is the one protocol of whatever holds them: a folder, a fi
 Shapes: n rows asked for, H and W pixels of an image, S wavelengths.
 """
 
+from collections.abc import Iterator
 from enum import IntEnum
 from pathlib import Path
 from typing import Literal, NamedTuple, Protocol, Self
@@ -17,6 +18,11 @@ from astroclip.schema import BANDS, CUTOUT_SIZE
 from astroclip.tables.identity import Who
 
 Modality = Literal["image", "spectrum"]
+BLOCK_ROWS = 1_000_000  # rows of which identities are read at once
+BY_TARGETID = "TARGETID"
+BY_BRICK = "RELEASE, BRICKID, OBJID"
+BY_FIBER = "PLATE, MJD, FIBERID"
+BY_POSITION = "position"
 
 
 class Images(NamedTuple):
@@ -84,7 +90,7 @@ class How(IntEnum):
     ID = 1  # an identifier that both have
     CENTRE = 2  # a position within the radius
     FOOTPRINT = 3  # the position lies on the image
-    ROW = 4  # the pixels are the row's own
+    ROW = 4  # the pixels are the row's own; `Match.row` counts from the first row asked for
 
 
 class Match(NamedTuple):
@@ -106,11 +112,16 @@ class PixelSet(Protocol):
         ``image`` or ``spectrum``.
     problems
         Files that cannot be read or are odd, and why; grows as they are read.
+    found_by
+        What finds a row's pixels, as messages name it: of `BY_TARGETID`, `BY_BRICK`, `BY_FIBER`,
+        `BY_POSITION` and the like; names of `Who.ids` between commas. None of them where the pixels are the
+        table's own (`How.ROW`).
     """
 
     name: str
     modality: Modality
     problems: list[tuple[Path, str]]
+    found_by: tuple[str, ...]
 
     def __len__(self) -> int:
         """Return how many there are."""
@@ -141,4 +152,24 @@ class PixelSet(Protocol):
 
     def close(self) -> None:
         """Close the files that are open."""
+        ...
+
+
+class PixelFiles(PixelSet, Protocol):
+    """A `PixelSet` in files, which knows who is in them: those are catalogues too.
+
+    Attributes
+    ----------
+    files
+        All files that can be read, or that are named in `problems` when they are read.
+    """
+
+    files: list[Path]
+
+    def blocks(self, rows: int = BLOCK_ROWS) -> Iterator[Who]:
+        """Yield identity and position of all, in order, at most `rows` at a time."""
+        ...
+
+    def locate(self, rows: ArrayLike) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Return the number of the file, and the row in it, of pixels by their number."""
         ...

@@ -23,7 +23,7 @@ import fitsio
 import h5py
 import numpy as np
 
-from astroclip.data.legacysurvey import encode_targetid
+from astroclip.data.targetid import encode_targetid
 from astroclip.schema import CUTOUT_SIZE, desi_wave
 
 TARGETS = 500  # in a coadd

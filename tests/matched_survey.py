@@ -8,7 +8,7 @@ import numpy as np
 from builders import truncate, write_coadd
 from builders_hdf5 import write_stein
 
-from astroclip.data.legacysurvey import encode_targetid
+from astroclip.data.targetid import encode_targetid
 from astroclip.schema import Reason
 
 BRICK = 5000

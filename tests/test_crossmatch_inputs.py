@@ -28,9 +28,9 @@ from matched_survey import (
 from astroclip.crossmatch.build import build_pairs
 from astroclip.crossmatch.plan import CrossmatchSettings
 from astroclip.data.desi import open_coadd
-from astroclip.data.legacysurvey import decode_targetid, encode_targetid
 from astroclip.data.pairs import open_pairs
 from astroclip.data.stein import open_stein
+from astroclip.data.targetid import decode_targetid, encode_targetid
 
 
 @pytest.fixture(scope="module")

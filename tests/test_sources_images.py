@@ -10,7 +10,7 @@ from builders import truncate, write_band_hdus, write_brick, write_cube
 from builders_hdf5 import write_hdf5, write_multimodal_images, write_stein
 from source_rows import NO, OPTIONS, SIZE, read_images, rgb_of, write_table
 
-from astroclip.data.legacysurvey import encode_targetid
+from astroclip.data.targetid import encode_targetid
 from astroclip.errors import DataError, UsageError
 from astroclip.model.sources import SourceOptions, image_source
 from astroclip.schema import PIXSCALE, EmbedFlag

@@ -10,8 +10,8 @@ from builders_pairs import published, save_to_disk, write_published
 from source_rows import NO, read_images, read_spectra, rgb_of, write_table
 from test_sources_images import spoil_row, with_checksums
 
-from astroclip.data.legacysurvey import encode_targetid
 from astroclip.data.pairs import is_pairs, open_pairs, write_pairs
+from astroclip.data.targetid import encode_targetid
 from astroclip.errors import DataError
 from astroclip.model.sources import SourceOptions
 from astroclip.predict.embed import embed_catalog

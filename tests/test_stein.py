@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from astroclip.data import stein
 from astroclip.data.hdf5file import runs
-from astroclip.data.legacysurvey import How, encode_targetid
+from astroclip.data.legacysurvey import How
+from astroclip.data.targetid import encode_targetid
 from astroclip.errors import DataError
 
 SOUTH = "south/images_npix152_000000000_001000000.h5"

@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 from astroclip.crossmatch.match import Objects
 from astroclip.crossmatch.who import IdColumns, PositionColumns, find_ids, find_position, objects_of
 from astroclip.data.fitsfile import FitsFile, check_image_unit
-from astroclip.data.legacysurvey import ImageFolder, decode_targetid, open_images
+from astroclip.data.legacysurvey import ImageFolder, open_images
 from astroclip.data.stein import SteinImages, centre_stamps, is_stein, open_stein
+from astroclip.data.targetid import decode_targetid
 from astroclip.errors import DataError
 from astroclip.schema import BANDS, CUTOUT_SIZE, IMAGE, PIXSCALE, Reason
 from astroclip.sky import IntArray

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from astroclip.crossmatch.match import Objects
-from astroclip.data.legacysurvey import decode_targetid
+from astroclip.data.targetid import decode_targetid
 from astroclip.errors import DataError
 from astroclip.schema import DEC_NAMES, RA_NAMES, TARGETID
 from astroclip.sky import FloatArray, IntArray, floats, propagate

@@ -8,6 +8,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from astroclip.data.lookup import choose_best, expand_ranges
+
+__all__ = ["Pairs", "choose_best", "expand_ranges", "pairs_within", "separation_deg", "unit_vectors"]
 PAIRS_AT_ONCE = 2_000_000  # bounds the memory of a crowded strip
 
 
@@ -69,30 +72,3 @@ def pairs_within(
         near = separation <= radius[ref]
         found.append(Pairs(row[near], ref[near], separation[near]))
     return Pairs(*(np.concatenate(parts) for parts in zip(*found, strict=True)))
-
-
-def expand_ranges(
-    start: NDArray[np.int64], count: NDArray[np.int64]
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return (owner, member) of the ranges ``start[i] .. start[i] + count[i] - 1``, in order."""
-    owner = np.repeat(np.arange(len(start)), count)
-    before = np.cumsum(count) - count
-    return owner, np.arange(len(owner)) - np.repeat(before - start, count)
-
-
-def choose_best(
-    n: int, row: NDArray[np.int64], candidate: NDArray[np.int64], cost: NDArray
-) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-    """Choose for each of `n` rows the candidate of least cost, the first one where costs are equal.
-
-    Returns
-    -------
-    best
-        (n,) candidates, -1 for a row without one.
-    several
-        (n,) whether a row had more than one candidate.
-    """
-    order = np.lexsort((candidate, cost, row))
-    best = np.full(n, -1, np.int64)
-    best[row[order[::-1]]] = candidate[order[::-1]]  # of equal indices the last assignment stays
-    return best, np.bincount(row, minlength=n) > 1

@@ -20,8 +20,9 @@ from numpy.typing import ArrayLike, NDArray
 
 from astroclip.data.fitsfile import check_image_unit
 from astroclip.data.hdf5file import Hdf5File, find_hdf5
-from astroclip.data.legacysurvey import ImageMatch, encode_targetid
+from astroclip.data.legacysurvey import ImageMatch
 from astroclip.data.rowindex import RowIndex
+from astroclip.data.targetid import encode_targetid
 from astroclip.errors import DataError
 from astroclip.schema import BANDS, CUTOUT_SIZE, PIXSCALE
 

@@ -18,8 +18,9 @@ from astroclip.data.describe.file_report import (
 )
 from astroclip.data.hdf5file import Hdf5File
 from astroclip.data.imagefile import ImageReader, Layout
-from astroclip.data.legacysurvey import encode_targetid, open_images
+from astroclip.data.legacysurvey import open_images
 from astroclip.data.stein import open_stein
+from astroclip.data.targetid import encode_targetid
 from astroclip.schema import BANDS, CUTOUT_SIZE, PIXSCALE
 
 STRIP = 256  # rows of pixels read at a time

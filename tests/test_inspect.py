@@ -24,9 +24,10 @@ from pyarrow import csv, parquet
 from typer.testing import CliRunner
 
 from astroclip.cli.main import app
-from astroclip.data.describe import Kind, inspect_file, read_sample
 from astroclip.data.describe import file_report as report_module
+from astroclip.data.describe import inspect_file, read_sample
 from astroclip.data.describe.file_report import Repeats, SkyRange
+from astroclip.data.kinds import Kind
 from astroclip.errors import DataError, UsageError
 from astroclip.schema import EmbedFlag
 

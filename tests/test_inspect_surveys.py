@@ -17,7 +17,8 @@ from builders_hdf5 import (
 )
 from numpy.testing import assert_allclose, assert_array_equal
 
-from astroclip.data.describe import Kind, find_kind, inspect_file, read_sample
+from astroclip.data.describe import inspect_file, read_sample
+from astroclip.data.kinds import Kind, find_kind
 from astroclip.data.pairs import Label, write_pairs
 from astroclip.errors import UsageError
 

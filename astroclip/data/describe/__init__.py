@@ -3,8 +3,8 @@
 `inspect_file` tells, `read_sample` reads what `astroclip.plots` draws.
 """
 
+from astroclip.data.describe.describe_file import inspect_file
 from astroclip.data.describe.file_report import ColumnInfo, FileReport
-from astroclip.data.describe.kinds import Kind, find_kind, inspect_file
 from astroclip.data.describe.sample import Sample, read_sample
 
-__all__ = ["ColumnInfo", "FileReport", "Kind", "Sample", "find_kind", "inspect_file", "read_sample"]
+__all__ = ["ColumnInfo", "FileReport", "Sample", "inspect_file", "read_sample"]

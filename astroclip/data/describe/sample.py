@@ -12,10 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from astroclip.data.describe.describe_tables import MIN_PIXELS
-from astroclip.data.describe.kinds import Kind, find_kind
 from astroclip.data.desi import find_coadds, open_coadd, read_redrock, redrock_path
 from astroclip.data.grid import NODATA, Spectra, stack_spectra
 from astroclip.data.imagefile import ImageReader
+from astroclip.data.kinds import Kind, find_kind
 from astroclip.data.legacysurvey import open_images
 from astroclip.data.multimodal import open_multimodal_images, open_multimodal_spectra
 from astroclip.data.pairs import open_pairs
@@ -253,6 +253,7 @@ def _stack(parts: list[NDArray | None]) -> NDArray | None:
 _READ: dict[Kind, Callable[[Path, int, np.random.Generator], Sample]] = {
     Kind.CATALOGUE: _from_catalog,
     Kind.COADD: _from_coadd,
+    Kind.SPECTRA: _from_coadd,
     Kind.COADDS: _from_coadds,
     Kind.SPEC: _from_specs,
     Kind.SPECS: _from_specs,

@@ -1,0 +1,87 @@
+"""Describe any file or folder, by the kind that it is."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from astroclip.data.describe.describe_hdf5 import (
+    describe_hdf5,
+    describe_multimodal_images,
+    describe_multimodal_spectra,
+)
+from astroclip.data.describe.describe_images import describe_image, describe_images, describe_stein
+from astroclip.data.describe.describe_pairs import describe_pairs
+from astroclip.data.describe.describe_spectra import (
+    describe_coadd,
+    describe_coadds,
+    describe_spec,
+    describe_specs,
+)
+from astroclip.data.describe.describe_tables import describe_catalog, describe_hats
+from astroclip.data.describe.file_report import FileReport
+from astroclip.data.fitsfile import FitsFile
+from astroclip.data.kinds import Kind, find_kind
+from astroclip.errors import DataError
+
+
+def inspect_file(path: str | Path) -> FileReport:
+    """Say what a file or folder is, what it holds, and what is wrong with it.
+
+    Tables are read in blocks, only the columns that say where, who and how good their rows are. The pixels of
+    a single coadd, image or Multimodal Universe file are looked at, and the spectra of pairs; those of
+    folders, and of the files of Stein et al. (280 GB each), are not. A file of a known kind that turns out to
+    be damaged is reported with that as its problem.
+
+    Raises
+    ------
+    DataError
+        If there is no such file, or it is nothing that astroclip knows.
+    """
+    source = Path(path)
+    kind = find_kind(source)
+    try:
+        return _DESCRIBE[kind](source, kind)
+    except DataError as error:
+        return FileReport(source, kind, None, [], {}, [str(error)])
+
+
+def _describe_others(path: Path, kind: str) -> FileReport:
+    """Name a file that astroclip takes no galaxies from, and what to use instead."""
+    problem = Kind(kind).instead or "astroclip takes no galaxies from it: name one of its files"
+    return FileReport(path, kind, None, [], {}, [problem])
+
+
+def _describe_redrock(path: Path, kind: str) -> FileReport:
+    """Describe a Redrock file by its table of redshifts."""
+    with FitsFile(path, whole=False) as file:
+        hdu = "REDSHIFTS" if "REDSHIFTS" in file else "ZBEST"
+    return describe_catalog(path, kind, hdu=hdu)
+
+
+def _describe_model(path: Path, kind: str) -> FileReport:
+    """Point to the command that describes models."""
+    sizes = {p.name: f"{p.stat().st_size / 1e6:.1f} MB" for p in sorted(path.iterdir()) if p.is_file()}
+    return FileReport(path, kind, None, [], {"files": sizes, "see": f"astroclip models info {path}"}, [])
+
+
+_DESCRIBE: dict[Kind, Callable[[Path, str], FileReport]] = {
+    Kind.CATALOGUE: describe_catalog,
+    Kind.HATS: describe_hats,
+    Kind.COADD: describe_coadd,
+    Kind.SPECTRA: describe_coadd,
+    Kind.COADDS: describe_coadds,
+    Kind.REDROCK: _describe_redrock,
+    Kind.SPEC: describe_spec,
+    Kind.SPECS: describe_specs,
+    Kind.IMAGE: describe_image,
+    Kind.IMAGES: describe_images,
+    Kind.STEIN: describe_stein,
+    Kind.MULTIMODAL_SPECTRA: describe_multimodal_spectra,
+    Kind.MULTIMODAL_IMAGES: describe_multimodal_images,
+    Kind.PAIRS: describe_pairs,
+    Kind.HDF5: describe_hdf5,
+    Kind.FRAME: _describe_others,
+    Kind.FRAMES: _describe_others,
+    Kind.PICTURE: _describe_others,
+    Kind.CATALOGUES: _describe_others,
+    Kind.MODEL: _describe_model,
+}

@@ -6,7 +6,7 @@ BIN := .venv/bin
 
 .venv/.installed: pyproject.toml
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --editable '.[dev,mock,distributed,train,search,evaluate,predict]'
+	$(BIN)/pip install --quiet --editable '.[dev,mock,distributed,maps]'
 	touch $@
 
 demo: .venv/.installed

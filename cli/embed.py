@@ -57,15 +57,13 @@ def embed(
     slurm: SlurmRequest | None = None,
 ) -> None:
     """Embed the galaxies of CATALOG: the same rows, with embedding columns and a flag."""
-    from astroclip.model.sources import SourceOptions
-
     if merge:
         _merge(catalog, output, shards, overwrite)
         return
     part = None if shard is None and shards is None else (shard, shards)
     run = {
         "catalog": catalog, "output": output, "model": model, "images": images, "spectra": spectra,
-        "hdu": hdu, "options": SourceOptions(max_bad, radius_arcsec, resample), "device": device,
+        "hdu": hdu, "options": (max_bad, radius_arcsec, resample), "device": device,
         "precision": precision, "batch_size": batch_size, "shard": part, "overwrite": overwrite,
         "resume": resume,
     }  # fmt: skip
@@ -79,8 +77,10 @@ def embed(
 
 def _embed(**run: Any) -> None:
     """Embed a catalogue, or a part of it."""
+    from astroclip.model.sources import SourceOptions
     from astroclip.predict.embed import embed_catalog
 
+    run["options"] = SourceOptions(*run["options"])
     with out.progress("Embedding") as progress:
         report = embed_catalog(**run, progress=progress)
     out.caution(run["model"])
@@ -96,12 +96,14 @@ def _merge(catalog: Path, output: Path | None, shards: int | None, overwrite: bo
 
 def _submit(slurm: SlurmRequest, run: dict[str, Any], array: int | None, gpus: int | None) -> None:
     """Embed in a job, or in an array of jobs and a last one that merges; what is wrong is said beforehand."""
+    from astroclip.model.sources import SourceOptions
     from astroclip.predict.embed import embed_catalog, missing_shards
 
     if array is not None and run["shard"]:
         raise UsageError("--array makes the shards itself: leave out --shard and --shards")
     # the machine it is submitted from may have no GPU
-    whole = embed_catalog(**run | {"device": "cpu", "dry_run": True}).output
+    elsewhere = {"options": SourceOptions(*run["options"]), "device": "cpu", "dry_run": True}
+    whole = embed_catalog(**run | elsewhere).output
     calls, then = [run], None
     if array is not None:
         same = {"catalog": run["catalog"], "output": whole, "overwrite": run["overwrite"]}

@@ -5,16 +5,13 @@ import inspect
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import typer
 
 from astroclip.errors import UsageError
 
 from .output import output as out
-
-if TYPE_CHECKING:
-    from astroclip.cluster import Launcher
 
 
 def _option(*names: str, help: str) -> Any:
@@ -33,7 +30,7 @@ def _slurm_options(
     slurm: Annotated[bool, _option("--slurm", help="Run as a job of the Slurm cluster.")] = False,
     partition: Annotated[str | None, _option(help="Where to run.")] = None,
     constraint: Annotated[str | None, _option(help="Features of the nodes, as a100.")] = None,
-    account: Annotated[str | None, _option(help="At whose expense.")] = None,
+    account: Annotated[str | None, _option(help="Slurm account to charge.")] = None,
     qos: Annotated[str | None, _option(help="Quality of service.")] = None,
     time: Annotated[
         str,
@@ -95,12 +92,16 @@ def submit(
 
     The arguments `again` replace those of a call whose job starts again. With --dry-run, print the scripts.
     """
-    from astroclip.cluster import Launcher, SlurmOptions, follow
+    from astroclip.cluster import Launcher, SlurmOptions, Submitted, follow
 
     options = SlurmOptions(nodes=nodes, gpus=gpus, **request.options)
     launcher = Launcher(folder, name, options, tasks_per_node)
     if request.dry_run:
-        _print_scripts(launcher, len(calls), then is not None)
+        scripts = [launcher.script(function, calls, again)]
+        if then:
+            last = launcher.following([Submitted("ARRAY-JOB", folder)])
+            scripts.append(last.script(then[0], [then[1]], {}))
+        out.result({"scripts": scripts}) if out.json else out.say("\n".join(scripts))
         return
     jobs = launcher.submit(function, calls, again)
     number = jobs[0].id.partition("_")[0]
@@ -115,17 +116,6 @@ def submit(
 
 
 def _say_now(line: str) -> None:
+    """Print a line at once, also into a pipe."""
     out.say(line)
     sys.stdout.flush()
-
-
-def _print_scripts(launcher: "Launcher", calls: int, then: bool) -> None:
-    """Print the batch script of a job, or of an array and of what comes after it."""
-    from astroclip.cluster import Submitted
-
-    scripts = [launcher.script(calls)]
-    if then:
-        scripts.append(launcher.following([Submitted("ARRAY-JOB", launcher.folder)]).script())
-    if out.json:
-        out.result({"scripts": scripts})
-    out.say("\n".join(scripts))

@@ -1,13 +1,10 @@
 """`astroclip train`: a spectrum encoder, an image encoder, or the alignment of both."""
 
 from enum import StrEnum
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-
-from astroclip.errors import UsageError
 
 from .output import output as out
 from .slurm import SlurmRequest, submit, takes_slurm
@@ -47,8 +44,6 @@ def train(
     slurm: SlurmRequest | None = None,
 ) -> None:
     """Train a model on DATA; stopped by a signal, it saves and goes on with --resume."""
-    if find_spec("lightning") is None:
-        raise UsageError("training needs Lightning: pip install 'astroclip[train]'")
     work = {
         "kind": kind.value, "data": data, "run": run, "config": config, "overrides": settings or [],
         "resume": resume, "overwrite": overwrite,
@@ -60,10 +55,14 @@ def train(
 
 
 def _train(**work: Any) -> None:
-    """Train, as one of the processes that do."""
+    """Train, as one of the processes that do; the settings may be those that a job was given."""
+    from astroclip.config import make_settings
     from astroclip.training.devices import is_first_process
     from astroclip.training.fit import train as fit
+    from astroclip.training.settings import KINDS
 
+    if isinstance(work["config"], dict):
+        work["config"] = make_settings(KINDS[work["kind"]], work["config"], "the settings of the job")
     out.quiet = out.quiet or not is_first_process()
     with out.progress("Training") as progress:
         report = fit(**work, progress=progress)
@@ -76,7 +75,8 @@ def _submit(slurm: SlurmRequest, work: dict[str, Any], gpus: int | None, nodes: 
     from astroclip.training.fit import check_training
     from astroclip.training.runs import JOBS
 
-    settled = {"config": check_training(**work), "overrides": (), "gpus": gpus, "nodes": nodes}
+    settings = check_training(**work).model_dump(mode="json")
+    settled = {"config": settings, "overrides": (), "gpus": gpus, "nodes": nodes}
     again = {"resume": True, "overwrite": False}
     submit(
         slurm, _train, [work | settled], again=again, folder=work["run"] / JOBS,

@@ -15,28 +15,28 @@ from astroclip.errors import DataError, StoppedError
 STEP_S = 0.1
 
 
-def count(output: Path, more: int, resume: bool = False) -> None:
+def count(output: str, more: int, resume: bool = False) -> None:
     """Count so many steps in a file; may be killed between any two."""
-    begun = _begin(output, resume)
+    begun = _begin(Path(output), resume)
     for step in range(begun + 1, begun + more + 1):
-        _write(output, step)
+        _write(Path(output), step)
         time.sleep(STEP_S)
 
 
-def count_and_save(output: Path, more: int, resume: bool = False) -> None:
+def count_and_save(output: str, more: int, resume: bool = False) -> None:
     """Count as `count` does, beside a forked process, but save only when told to stop, as a training does."""
     stop: list[int] = []
     for number in (signal.SIGTERM, signal.SIGUSR2):
         signal.signal(number, lambda signum, _: stop.append(signum))
     reader = multiprocessing.get_context("fork").Process(target=time.sleep, args=(1000,), daemon=True)
     reader.start()
-    begun = _begin(output, resume)
+    begun = _begin(Path(output), resume)
     for step in range(begun + 1, begun + more + 1):
         time.sleep(STEP_S)
         if stop:
-            _write(output, step)
+            _write(Path(output), step)
             raise StoppedError(f"stopped at step {step}")
-    _write(output, begun + more)
+    _write(Path(output), begun + more)
     reader.kill()
 
 
@@ -48,10 +48,10 @@ def fail(message: str) -> None:
     raise DataError(message)
 
 
-def tell_place(output: Path) -> None:
+def tell_place(output: str) -> None:
     """Tell where this task is among the tasks of its job."""
     told = {name: os.environ[name] for name in ("SLURMD_NODENAME", "SLURM_LOCALID", "CUDA_VISIBLE_DEVICES")}
-    (output / f"{os.environ['SLURM_PROCID']}.json").write_text(json.dumps(list(told.values())))
+    (Path(output) / f"{os.environ['SLURM_PROCID']}.json").write_text(json.dumps(list(told.values())))
 
 
 def train_to_the_limit(resume: bool = False, **arguments: Any) -> None:

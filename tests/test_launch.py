@@ -69,7 +69,8 @@ def test_the_script_asks_for_what_was_said(tmp_path):
         partition="gpu", constraint="a100&80gb", account="m42", qos="regular", nodes=5, gpus=4,
         time="2-00:00:00", mem_per_gpu="64G", cpus_per_task=8, setup=("module load python", "export A='b c'"),
     )  # fmt: skip
-    script = Launcher(tmp_path / "my run", "astroclip-clip", options, tasks_per_node=4).script()
+    launcher = Launcher(tmp_path / "my run", "astroclip-clip", options, tasks_per_node=4)
+    script = launcher.script(count, [{"output": tmp_path, "more": 2}], {"resume": True})
     log = tmp_path / "my run" / "%j_0_log.out"
     assert flags(script) == {
         "partition": "gpu", "constraint": "a100&80gb", "account": "m42", "qos": "regular", "nodes": "5",
@@ -80,14 +81,18 @@ def test_the_script_asks_for_what_was_said(tmp_path):
     lines = script.splitlines()
     assert lines[0] == "#!/bin/bash"
     assert lines.index("export A='b c'") == lines.index("module load python") + 1
-    command = shlex.split(next(line for line in lines if line.startswith("srun ")))
-    assert command[-5:] == [sys.executable, "-u", "-m", "submitit.core._submit", str(tmp_path / "my run")]
-    assert "--kill-on-bad-exit=1" in command
+    command, said, end = lines[-3:]
+    words = shlex.split(command)
+    run = [sys.executable, "-u", "-m", "astroclip.cluster.job", str(tmp_path / "my run"), f"<<{end}"]
+    assert (words[0], words[-6:]) == ("srun", run)
+    assert "--kill-on-bad-exit=1" in words
+    calls = [{"output": str(tmp_path), "more": 2}]
+    assert json.loads(said) == {"function": "slurm_jobs:count", "again": {"resume": True}, "calls": calls}
     assert not list(tmp_path.iterdir())
 
 
 def test_nothing_is_asked_for_that_was_not_said(tmp_path):
-    asked = flags(Launcher(tmp_path, "name", SlurmOptions()).script())
+    asked = flags(Launcher(tmp_path, "name", SlurmOptions()).script(count, [{}], {}))
     assert set(asked) == {
         "job-name", "nodes", "ntasks-per-node", "open-mode", "output", "requeue", "signal", "time",
     }  # fmt: skip
@@ -95,11 +100,11 @@ def test_nothing_is_asked_for_that_was_not_said(tmp_path):
 
 def test_scripts_of_an_array_and_of_what_follows_it(tmp_path):
     launcher = Launcher(tmp_path, "embed", SlurmOptions())
-    array = flags(launcher.script(array=3))
-    assert array["array"] == "0-2%3"
+    array = flags(launcher.script(count, [{}] * 3, {}))
+    assert array["array"] == "0-2"
     assert array["output"] == str(tmp_path / "%A_%a_0_log.out")
     jobs = [Submitted(f"12_{i}", tmp_path / "log") for i in range(3)]
-    last = flags(launcher.following(jobs).script())
+    last = flags(launcher.following(jobs).script(count, [{}], {}))
     assert (last["dependency"], last["kill-on-invalid-dep"]) == ("afterok:12", "yes")
 
 
@@ -112,7 +117,7 @@ def test_scripts_of_an_array_and_of_what_follows_it(tmp_path):
 )  # fmt: skip
 def test_time_limits_are_read_as_slurm_reads_them(limit, minutes, tmp_path):
     options = SlurmOptions(time=limit, stop_before=1)
-    assert flags(Launcher(tmp_path, "name", options).script())["time"] == str(minutes)
+    assert flags(Launcher(tmp_path, "name", options).script(count, [{}], {}))["time"] == str(minutes)
 
 
 # ---- refused beforehand
@@ -133,21 +138,23 @@ def test_time_limits_are_read_as_slurm_reads_them(limit, minutes, tmp_path):
 )
 def test_options_without_sense(options, said, tmp_path):
     launcher = Launcher(tmp_path / "run", "name", SlurmOptions(**options))
-    for refused in (launcher.script, lambda: launcher.submit(count, [{}])):
+    for refused in (launcher.script, launcher.submit):
         with pytest.raises(UsageError, match=said):
-            refused()
+            refused(count, [{}], {})
     assert not list(tmp_path.iterdir())
 
 
-def test_without_slurm_or_submitit(programs, tmp_path, monkeypatch):
+def test_without_slurm(programs, tmp_path):
     launcher = Launcher(tmp_path / "run", "name", SlurmOptions())
     with pytest.raises(UsageError, match=r"no Slurm on this machine \(sbatch, srun\)"):
         launcher.submit(count, [{}])
-    monkeypatch.setitem(sys.modules, "submitit", None)
-    for refused in (launcher.script, lambda: launcher.submit(count, [{}])):
-        with pytest.raises(UsageError, match=r"pip install 'astroclip\[train\]'"):
-            refused()
     assert not (tmp_path / "run").exists()
+
+
+def test_a_job_is_handed_nothing_but_paths_and_plain_values(tmp_path):
+    launcher = Launcher(tmp_path / "run", "name", SlurmOptions())
+    with pytest.raises(TypeError, match="SlurmOptions cannot be handed to a job"):
+        launcher.script(count, [{"output": SlurmOptions()}], {})
 
 
 # ---- following
@@ -172,7 +179,7 @@ def test_a_job_that_slurm_has_forgotten(programs, tmp_path):
     with pytest.raises(JobFailedError, match=r"job 7: gone, its log is .*7_0_log\.out") as failure:
         follow([job], lambda _: None)
     assert failure.value.exit_code == 1
-    (tmp_path / "7_0_result.pkl").touch()
+    queue.done_file(tmp_path, "7").touch()
     follow([job], lambda _: None)
 
 
@@ -202,7 +209,7 @@ def test_dry_run_prints_scripts_and_writes_nothing(catalog, tiny_model, tmp_path
     assert asked["output"] == str(tmp_path / "galaxies-embedded.slurm" / "%j_0_log.out")
     assert "module load a\nmodule load b\n" in done.stdout
     two = run(*words, "--array", 2).stdout.split("#!/bin/bash")[1:]
-    assert flags(two[0])["array"] == "0-1%2"
+    assert flags(two[0])["array"] == "0-1"
     assert "dependency" in flags(two[1])
     assert len(json.loads(run("--json", *words, "--array", 2).stdout)["scripts"]) == 2
     assert sorted(tmp_path.rglob("*")) == before
@@ -252,8 +259,8 @@ def test_outputs_and_shards_that_are_there(catalog, tiny_model):
     shards[1].touch()
     with pytest.raises(UsageError, match=r"shard-1-of-3\.fits: exists already"):
         raise run(*words, "--array", 3).exception
-    assert flags(run(*words, "--array", 3, "--resume").stdout.split("#!")[1])["array"] == "0-1%2"
-    assert flags(run(*words, "--array", 3, "--overwrite").stdout.split("#!")[1])["array"] == "0-2%3"
+    assert flags(run(*words, "--array", 3, "--resume").stdout.split("#!")[1])["array"] == "0-1"
+    assert flags(run(*words, "--array", 3, "--overwrite").stdout.split("#!")[1])["array"] == "0-2"
     for shard in shards:
         shard.touch()
     with pytest.raises(UsageError, match=r"all 3 shards are there.*--merge --shards 3"):

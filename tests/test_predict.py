@@ -62,7 +62,6 @@ def test_redshifts_and_their_intervals(sky, tmp_path, use, method, name, least):
 
 
 def test_a_flow_predicts_too(sky, tmp_path):
-    pytest.importorskip("zuko")
     columns = make_galaxies(200, 3)
     known = write_galaxies(tmp_path / "few.fits", columns)
     options = {"reference": known, "method": "flow", "use": "spectrum"}

@@ -179,7 +179,6 @@ def test_from_the_command_line(embedded, tmp_path):
     assert [one["rank"] for one in found["rows"]] == [1, 2, 3]
     assert {"row", "cosine", "TARGETID", "Z"} <= set(found["rows"][0])
     assert run("--quiet", *words).stdout == ""
-    pytest.importorskip("usearch", reason="needs the extra 'search': usearch is not installed")
     index = tmp_path / "i.usearch"
     assert "IMAGE_EMBEDDING" in run("search", embedded, "--build-index", index, "--to", "image").stdout
     assert json.loads(run("--json", *words, "--index", index).stdout)["rows"] == found["rows"]

@@ -126,13 +126,14 @@ def astroclip(*words: object) -> str:
 
 def test_a_job_is_submitted_and_followed(launcher, tmp_path, monkeypatch):
     monkeypatch.setenv("SLURM_NTASKS", "9")  # as inside of another job
-    [job] = launcher.submit(slurm_jobs.count, [{"output": tmp_path / "n.json", "more": 3}])
+    calls = [{"output": tmp_path / "n.json", "more": 3}]
+    [job] = launcher.submit(slurm_jobs.count, calls)
     assert os.environ["SLURM_NTASKS"] == "9"
     lines = log_of(job)
     assert lines[-1] == f"job {job.id}: completed"
     assert json.loads((tmp_path / "n.json").read_text()) == {"step": 3, "starts": [0]}
     written = (launcher.folder / f"{job.id}_submission.sh").read_text()
-    assert written == launcher.script()
+    assert written == launcher.script(slurm_jobs.count, calls, {})
 
 
 def test_jobs_that_fail(launcher):

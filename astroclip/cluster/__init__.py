@@ -1,4 +1,4 @@
-"""Run a function as a Slurm job, through submitit: one launcher for training and embedding."""
+"""Run a function as a Slurm job: one launcher for training and embedding."""
 
 from astroclip.cluster.queue import JobFailedError, Submitted, follow
 from astroclip.cluster.submit import Launcher, SlurmOptions

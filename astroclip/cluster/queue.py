@@ -78,10 +78,15 @@ def error_file(folder: Path, job: str) -> Path:
     return folder / f"{job}_error.json"
 
 
+def done_file(folder: Path, job: str) -> Path:
+    """Return the empty file that a job which succeeds leaves."""
+    return folder / f"{job}_done"
+
+
 def _state_or_result(job: Submitted, state: str) -> str:
-    """Return the state of a job; of one that Slurm has forgotten, whether it left a result."""
-    left = job.log.with_name(f"{job.id}_0_result.pkl")
-    return "COMPLETED" if state == GONE and left.exists() else state
+    """Return the state of a job; of one that Slurm has forgotten, whether it succeeded."""
+    done = state == GONE and done_file(job.log.parent, job.id).exists()
+    return "COMPLETED" if done else state
 
 
 def _new_lines(log: Path, start: int, *, last: bool) -> tuple[list[str], int]:

@@ -1,26 +1,27 @@
-"""Submit calls of a function to Slurm, through submitit.
+"""Submit calls of a function to Slurm.
 
-The folder of a job holds ``<id>_submission.sh``, its batch script; ``<id>_<task>_log.out``, what it writes;
-and ``<id>_submitted.pkl``, the call: written here and read by the job, and by nothing else.
+The folder of a job holds ``<id>_submission.sh``, its batch script, which has the calls in it;
+``<id>_<task>_log.out``, what it writes; and ``<id>_done`` or ``<id>_error.json`` when it has ended.
 """
 
+import json
 import math
 import os
 import shlex
 import shutil
+import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from astroclip.cluster.job import Call
+from astroclip.cluster.job import STOP_SIGNAL
 from astroclip.cluster.queue import Submitted
 from astroclip.errors import UsageError
 
-MAX_TIMEOUTS = 100  # so often a job may reach its time limit and go on
+Calls = Sequence[Mapping[str, Any]]
+LOG = "{job}_{task}_log.out"
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ class SlurmOptions:
     Attributes
     ----------
     partition, constraint, account, qos : str, optional
-        Where to run and at whose expense; by default as the cluster has it.
+        Where to run, and the account to charge; by default as the cluster has it.
     nodes : int
         Number of nodes.
     gpus : int, optional
@@ -85,26 +86,39 @@ class Launcher:
     tasks_per_node: int = 1
     after: str | None = None
 
-    def script(self, array: int = 1) -> str:
-        """Return the batch script of a job, or of an array of jobs, without submitting it.
+    def script(self, function: Callable[..., Any], calls: Calls, again: Mapping[str, Any]) -> str:
+        """Return the batch script that `submit` hands to Slurm.
 
         Raises
         ------
         UsageError
-            If submitit is not installed, or an option makes no sense.
+            If an option makes no sense.
         """
-        parameters = self._parameters() | ({"map_count": array} if array > 1 else {})
-        from submitit.slurm.slurm import _make_sbatch_string
-
         folder = self.folder.absolute()
-        command = f"{shlex.quote(sys.executable)} -u -m submitit.core._submit {shlex.quote(str(folder))}"
-        return _make_sbatch_string(command, folder, **parameters)
+        job = "%A_%a" if len(calls) > 1 else "%j"
+        flags = {
+            **self._flags(),
+            "array": f"0-{len(calls) - 1}" if len(calls) > 1 else None,
+            "output": folder / LOG.format(job=job, task=0),
+        }
+        lines = [f"#SBATCH --{name}={shlex.quote(str(value))}" for name, value in flags.items() if value]
+        log = shlex.quote(str(folder / LOG.format(job=job, task="%t")))
+        run = shlex.join([sys.executable, "-u", "-m", "astroclip.cluster.job", str(folder)])
+        work = {"function": f"{function.__module__}:{function.__qualname__}", "again": again, "calls": calls}
+        return "\n".join(
+            [
+                "#!/bin/bash",
+                *lines,
+                "#SBATCH --requeue",
+                *self.options.setup,
+                f"srun --unbuffered --kill-on-bad-exit=1 --output {log} {run} <<'CALLS'",
+                json.dumps(work, default=_as_text),
+                "CALLS\n",
+            ]
+        )
 
     def submit(
-        self,
-        function: Callable[..., Any],
-        calls: Sequence[Mapping[str, Any]],
-        again: Mapping[str, Any] | None = None,
+        self, function: Callable[..., Any], calls: Calls, again: Mapping[str, Any] | None = None
     ) -> list[Submitted]:
         """Submit a job that calls a function, or an array of jobs for several calls.
 
@@ -113,7 +127,7 @@ class Launcher:
         function : callable
             Of a module that is installed where the job runs. What it returns is dropped.
         calls : sequence of mappings
-            Keyword arguments of each call.
+            Keyword arguments of each call: paths, and what JSON can hold.
         again : mapping, optional
             Keyword arguments that replace those of a call whose job starts again: after its time limit, a
             pre-emption, or the failure of a node.
@@ -121,37 +135,35 @@ class Launcher:
         Raises
         ------
         UsageError
-            If submitit is not installed, an option makes no sense, there is no Slurm here, or Slurm refuses.
+            If an option makes no sense, there is no Slurm here, or Slurm refuses.
         """
-        parameters = self._parameters()
+        script = self.script(function, calls, again or {})
         if shutil.which("sbatch") is None or shutil.which("srun") is None:
             raise UsageError(
                 "no Slurm on this machine (sbatch, srun). Submit from a login node of the cluster; --dry-run "
                 "prints the batch script anywhere"
             )
-        from submitit import SlurmExecutor
-        from submitit.core.utils import FailedJobError, FailedSubmissionError
-
+        self.folder.mkdir(parents=True, exist_ok=True)
+        # a job that is submitted from inside another one would take over its layout
+        own = {n: v for n, v in os.environ.items() if not n.startswith("SLURM_") or n == "SLURM_CONF"}
+        done = subprocess.run(
+            ["sbatch", "--parsable"],  # noqa: S607
+            input=script, env=own, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        if done.returncode:
+            raise UsageError(f"Slurm refuses the job: {done.stderr.strip()}")
+        number = done.stdout.strip().partition(";")[0]  # "number;cluster" where there are several
         folder = self.folder.absolute()
-        executor = SlurmExecutor(folder, max_num_timeout=MAX_TIMEOUTS)
-        executor.update_parameters(**parameters)
-        try:
-            with _outside_of_jobs():
-                jobs = executor.submit_array(
-                    [Call(function, dict(c), dict(again or {}), folder) for c in calls]
-                )
-        except (FailedJobError, FailedSubmissionError) as error:
-            raise UsageError(f"Slurm refuses the job: {str(error).strip()}") from None
-        return [Submitted(job.job_id, job.task(0).paths.stdout) for job in jobs]
+        (folder / f"{number}_submission.sh").write_text(script, encoding="utf-8")
+        jobs = [f"{number}_{i}" for i in range(len(calls))] if len(calls) > 1 else [number]
+        return [Submitted(job, folder / LOG.format(job=job, task=0)) for job in jobs]
 
     def following(self, jobs: Sequence[Submitted]) -> "Launcher":
         """Return a launcher of jobs that wait until all of these, submitted together, have succeeded."""
         return replace(self, after=jobs[0].id.partition("_")[0])
 
-    def _parameters(self) -> dict[str, Any]:
-        """Return the parameters of the batch script, by submitit's names."""
-        if find_spec("submitit") is None:
-            raise UsageError("--slurm needs submitit: pip install 'astroclip[train]'")
+    def _flags(self) -> dict[str, Any]:
+        """Return the flags of the batch script; those that are empty are not asked for."""
         options = self.options
         for name, least in {"nodes": 1, "gpus": 0, "cpus_per_task": 1, "stop_before": 1}.items():
             value = getattr(options, name)
@@ -159,39 +171,30 @@ class Launcher:
                 raise UsageError(f"--{name.replace('_', '-')} {value}: expected a number of at least {least}")
         if options.stop_before >= 60 * _minutes(options.time):
             raise UsageError(f"--stop-before {options.stop_before} s: --time {options.time} is not longer")
-        more: dict[str, Any] = {"requeue": True}
-        if self.after:
-            more |= {"dependency": f"afterok:{self.after}", "kill-on-invalid-dep": "yes"}
         return {
-            "job_name": self.name,
+            "job-name": self.name,
             "partition": options.partition,
             "constraint": options.constraint,
             "account": options.account,
             "qos": options.qos,
             "nodes": options.nodes,
-            "ntasks_per_node": self.tasks_per_node,
-            "gpus_per_node": options.gpus or None,
+            "ntasks-per-node": self.tasks_per_node,
+            "gpus-per-node": options.gpus,
             "time": _minutes(options.time),
-            "mem_per_gpu": options.mem_per_gpu,
-            "cpus_per_task": options.cpus_per_task,
-            "setup": list(options.setup) or None,
-            "signal_delay_s": options.stop_before,
-            "stderr_to_stdout": True,
-            "srun_args": ["--kill-on-bad-exit=1"],
-            "wckey": None,  # submitit's own is refused where such keys are enforced
-            "additional_parameters": more,
+            "mem-per-gpu": options.mem_per_gpu,
+            "cpus-per-task": options.cpus_per_task,
+            "signal": f"{STOP_SIGNAL.name.removeprefix('SIG')}@{options.stop_before}",
+            "open-mode": "append",
+            "dependency": f"afterok:{self.after}" if self.after else None,
+            "kill-on-invalid-dep": "yes" if self.after else None,
         }
 
 
-@contextmanager
-def _outside_of_jobs() -> Iterator[None]:
-    """Hide the job that this process may be part of: one submitted from it would take over its layout."""
-    inherited = [n for n in os.environ if n.startswith(("SLURM_", "SUBMITIT_")) and n != "SLURM_CONF"]
-    hidden = {name: os.environ.pop(name) for name in inherited}
-    try:
-        yield
-    finally:
-        os.environ.update(hidden)
+def _as_text(value: Any) -> str:
+    """Return a path as JSON can hold it."""
+    if isinstance(value, Path):
+        return str(value)
+    raise TypeError(f"{type(value).__name__} cannot be handed to a job")
 
 
 def _minutes(limit: str) -> int:

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 
 def has_umap() -> bool:
-    """Tell whether umap-learn is installed: ``pip install 'astroclip[evaluate]'``."""
+    """Tell whether umap-learn is installed: ``pip install 'astroclip[maps]'``."""
     return find_spec("umap") is not None
 
 

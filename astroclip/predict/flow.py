@@ -1,7 +1,6 @@
 """Posteriors from conditional neural spline flows (Durkan et al. 2019), joint over several labels.
 
-Parker et al. 2024 (section 4) use ensembles of such flows for their posteriors. Needs zuko, the extra
-``astroclip[predict]``.
+Parker et al. 2024 (section 4) use ensembles of such flows for their posteriors.
 
 Shapes: R reference rows, N rows, D width, L labels, M samples.
 """
@@ -41,20 +40,9 @@ class Flows(NamedTuple):
 
 
 def make_flows(width: int, outputs: int) -> Flows:
-    """Build flows for D inputs and L outputs, with random weights.
+    """Build flows for D inputs and L outputs, with random weights."""
+    from zuko.flows import NSF
 
-    Raises
-    ------
-    UsageError
-        If zuko is not installed.
-    """
-    try:
-        from zuko.flows import NSF
-    except ImportError:
-        raise UsageError(
-            "method flow needs zuko, which is not installed: pip install 'astroclip[predict]', "
-            "or take --method mlp"
-        ) from None
     return Flows(
         [NSF(outputs, width, transforms=1, hidden_features=(64, 64)) for _ in range(FLOWS)], width, outputs
     )

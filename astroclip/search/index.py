@@ -5,7 +5,6 @@ the checksums of the table and of ``FILE``. Both are only read, nothing in them 
 """
 
 import os
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -89,18 +88,19 @@ def build_index(
     Raises
     ------
     UsageError
-        If the file exists without `overwrite`, or usearch is not installed.
+        If the file exists without `overwrite`.
     DataError
         If the table has no usable vector, or the index cannot be written.
     """
-    from_usearch = _need_usearch()
+    from usearch.index import Index
+
     path = Path(path)
     if path.exists() and not overwrite:
         raise UsageError(f"{path}: exists already. Choose another name, or overwrite it")
     if not path.absolute().parent.is_dir():
         raise DataError(f"{path}: there is no folder {path.parent}. Make it first")
     width = table.column(column).shape[0]
-    graph = from_usearch.Index(ndim=width, metric="cos", dtype="f16", enable_key_lookups=False)
+    graph = Index(ndim=width, metric="cos", dtype="f16", enable_key_lookups=False)
     step = max(BLOCK_BYTES // (4 * width), 1)
     for start in range(0, table.nrows, step):
         stop = min(start + step, table.nrows)
@@ -121,12 +121,11 @@ def open_index(path: str | Path, table: FitsTable, column: str) -> VectorIndex:
 
     Raises
     ------
-    UsageError
-        If usearch is not installed.
     DataError
         If it is the index of another table, column or model, or is damaged; each with what to do.
     """
-    from_usearch = _need_usearch()
+    from usearch.index import Index
+
     path = Path(path)
     beside = path.with_name(f"{path.name}.yaml")
     for needed in (path, beside):
@@ -148,7 +147,7 @@ def open_index(path: str | Path, table: FitsTable, column: str) -> VectorIndex:
         raise DataError(f"{path}: index of {facts.catalog} as it was, not of {table.name} as it is. {again}")
     if not _is_same(path, facts.index):
         raise DataError(f"{path}: damaged, it is not the file that {beside.name} tells of. {again}")
-    graph = from_usearch.Index.restore(path, view=True)
+    graph = Index.restore(path, view=True)
     return VectorIndex(graph, facts)
 
 
@@ -193,12 +192,3 @@ def _is_same(path: Path, known: FileFingerprint) -> bool:
     if (stat.st_size, stat.st_mtime_ns) == (known.size, known.mtime_ns):
         return True
     return stat.st_size == known.size and fingerprint_of(path, str(path))["sha256"] == known.sha256
-
-
-def _need_usearch() -> Any:
-    """Return usearch's module."""
-    if find_spec("usearch") is None:
-        raise UsageError("an index needs usearch: pip install 'astroclip[search]'")
-    import usearch.index
-
-    return usearch.index

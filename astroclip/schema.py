@@ -34,18 +34,25 @@ def desi_wave() -> NDArray[np.float64]:
 IMAGE = "IMAGE"  # (3, H, W) g, r, z nanomaggies, a vector column of a catalogue
 FLUX, IVAR, MASK, WAVE = "FLUX", "IVAR", "MASK", "WAVE"
 TARGETID = "TARGETID"
-RA_NAMES = ("RA", "TARGET_RA", "ALPHA_J2000", "RAJ2000", "RA_ICRS", "_RAJ2000", "PLUG_RA", "RA_DEG", "RADEG")
-DEC_NAMES = (
-    "DEC",
-    "TARGET_DEC",
-    "DELTA_J2000",
-    "DEJ2000",
-    "DE_ICRS",
-    "_DEJ2000",
-    "PLUG_DEC",
-    "DEC_DEG",
-    "DECDEG",
-)
+# names of right ascension and declination, the first pair that a table has; `X.ra` beside `X.dec` too, as
+# astropy writes a SkyCoord. Sources: data models of DESI, SDSS, Gaia, VizieR, 2MASS, SIMBAD, DES and
+# SExtractor, HSC and LSST, Pan-STARRS, MaNGA, Euclid; the last is what TOPCAT makes of RA, DEC in a match
+POSITION_NAMES = (
+    ("RA", "DEC"), ("TARGET_RA", "TARGET_DEC"), ("ALPHA_J2000", "DELTA_J2000"), ("RAJ2000", "DEJ2000"),
+    ("RA_ICRS", "DE_ICRS"), ("_RAJ2000", "_DEJ2000"), ("PLUG_RA", "PLUG_DEC"), ("RA_DEG", "DEC_DEG"),
+    ("RADEG", "DECDEG"), ("RADEG", "DEDEG"), ("RA_D", "DEC_D"), ("RA", "DECL"), ("RAJ2000", "DECJ2000"),
+    ("RA_J2000", "DEC_J2000"), ("RA_ICRS", "DEC_ICRS"), ("ALPHAWIN_J2000", "DELTAWIN_J2000"),
+    ("ALPHAPEAK_J2000", "DELTAPEAK_J2000"), ("ALPHA_SKY", "DELTA_SKY"), ("COORD_RA", "COORD_DEC"),
+    ("I_RA", "I_DEC"), ("RA2000", "DEC2000"), ("RAMEAN", "DECMEAN"), ("RASTACK", "DECSTACK"),
+    ("OBJRA", "OBJDEC"), ("PLUGRA", "PLUGDEC"), ("RACAT", "DECCAT"), ("FIBER_RA", "FIBER_DEC"),
+    ("MEAN_FIBER_RA", "MEAN_FIBER_DEC"), ("RIGHT_ASCENSION", "DECLINATION"),
+    ("RIGHTASCENSION", "DECLINATION"), ("_RA", "_DE"), ("RA_1", "DEC_1"),
+)  # fmt: skip
+RA_NAMES = tuple(dict.fromkeys(ra for ra, _ in POSITION_NAMES))
+DEC_NAMES = tuple(dict.fromkeys(dec for _, dec in POSITION_NAMES))
+# proper motion with cos(dec), as Gaia, the Legacy Survey, VizieR call it; and the epoch of the position
+MOTION_NAMES = (("PMRA", "PMDEC"), ("PMRA", "PMDE"))
+EPOCH_NAMES = ("REF_EPOCH", "EPOCH", "EPOCH_RA")
 # a spectroscopic redshift; Z is DESI's, the last two come with labels that crossmatch joins to some rows
 REDSHIFT_NAMES = ("Z_SPEC", "ZSPEC", "SPEC_Z", "Z", "Z_HP", "REDSHIFT")
 
@@ -118,6 +125,36 @@ PROPERTIES = {
 }
 SFR_NAMES = ("SFR", "AVG_SFR")  # solMass/yr
 LOGSFR_NAMES = ("LOGSFR", "LOG_SFR")
+
+
+# --- missing values --------------------------------------------------------------------------------------
+# texts that stand for a missing value, as astropy, pandas, Excel, VizieR and TOPCAT write it; "none" is an
+# answer of Galaxy Zoo
+MISSING_TEXTS = (
+    "", "nan", "NaN", "NAN", "--", "-", "---", "N/A", "n/a", "NA", "<NA>", "#N/A", "null", "NULL", "Null",
+    "NaT",
+)  # fmt: skip
+# numbers that stand for one in any label; the last is what NumPy fills a masked float with
+SENTINELS = (-99.0, -99.9, -999.0, -999.9, -9999.0, -99999.0, 1e20)
+ANY_SCALE = ("METALLICITY", "Z_MW", "ZZSUN", "AGE", "TAGE_MW")  # also given as a logarithm
+
+
+def possible_range(name: str) -> tuple[float, float]:
+    """Return the open interval (low, high) of what a quantity can be, by the name of its column.
+
+    A stellar mass is no logarithm of 0, an age and a mass fraction of metals are not 0, 10**0 a year is no
+    specific rate, a redshift is greater than -1, a magnitude of 99 says "not detected".
+    """
+    name, infinite = name.upper(), float("inf")
+    if name in ("LOGMSTAR", "LOG_MSTAR", "LOGMASS", "LOG_MASS", "LGM_TOT_P50", "VDISP", *ANY_SCALE):
+        return 0.0, infinite
+    if name in (*SFR_NAMES, "EBV"):
+        return -np.finfo(np.float64).tiny, infinite
+    if name in ("Z_TRUE", *REDSHIFT_NAMES):
+        return -1.0, infinite
+    if name in ("LOGSSFR", "LOG_SSFR"):
+        return -infinite, 0.0
+    return -infinite, 90.0 if name.startswith("MAG_") else infinite
 
 
 # --- the pairs file: HDF5, described in astroclip/data/pairs/pairs_format.py ------------------------------

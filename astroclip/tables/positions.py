@@ -1,0 +1,399 @@
+"""Where a row is on the sky: the one reader of positions that every verb uses.
+
+Columns are found by the names in use (`schema.POSITION_NAMES`), or named by the user; units are those of
+TUNIT, text is read as astropy's ``SkyCoord(unit=(hourangle, deg))`` reads it, and proper motions are applied
+where an epoch is asked for. Out come checked ICRS degrees. Identifiers: `tables.identity`.
+"""
+
+import re
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from astroclip.errors import DataError
+from astroclip.schema import EPOCH_NAMES, MOTION_NAMES, POSITION_NAMES
+from astroclip.sky import FloatArray, has_position, propagate
+from astroclip.tables.columns import Column
+from astroclip.tables.fitstable import FitsTable
+from astroclip.tables.missing import is_missing, to_floats, to_texts
+
+Block = Mapping[str, NDArray[Any]]
+
+# how units are written, without blanks, brackets and a final s, in lower case -> degrees
+_DIALECTS = {
+    1.0: ("", "deg", "degree", "d", "°", "º", "ddeg", "decimaldeg", "decimaldegree", "angledeg", "degdeg"),
+    15.0: ("h", "hr", "hour", "hourangle", "decimalhour"),
+    180 / np.pi: ("rad", "radian", "anglerad"),
+    1 / 60: ("arcmin", "arcminute", "amin", "minuteofarc"),
+    1 / 3600: ("arcsec", "arcsecond", "asec", "secondofarc"),
+    1 / 3.6e6: ("mas", "milliarcsec", "milliarcsecond"),
+}
+_DEGREES = {name: scale for scale, names in _DIALECTS.items() for name in names}
+_MARKS = {"'": 1 / 60, "′": 1 / 60, '"': 1 / 3600, "″": 1 / 3600, "''": 1 / 3600}
+_SEXAGESIMAL = {
+    "hms",
+    "hhmmss",
+    "dms",
+    "ddmmss",
+    "hmsdms",
+    "sexagesimal",
+    "hhmmss.s",
+    "ddmmss.s",
+}  # : left out
+_HOURS = 15.0
+_BEYOND = 1e-6  # deg past a full turn that rounding explains
+_YEARS = ("", "yr", "y", "year", "a", "jyear", "jyr", "julianyear", "julianyr")
+_DAYS = {"d": 0.0, "day": 0.0, "mjd": 0.0, "jd": 2400000.5, "julianday": 2400000.5, "juliandate": 2400000.5}
+_SINGULAR = {*_DEGREES, *_YEARS, *_DAYS} - {"", "ma", "d", "h", "a", "y"}
+_J2000_MJD = 51544.5
+# 10:41:02.5, 10 41 02.5, 10h41m02.5s, 10d41'02.5", 10:41.5, 10.5h; a number alone is none
+_ANGLE = (
+    r"^(?P<sign>[+−-]?)\s*(?P<whole>\d+(?:\.\d*)?|\.\d+)"
+    r"(?:(?P<unit>\s*[hHdD°º]\s*|\s*:\s*|\s+)"
+    r"(?:(?P<minute>\d+(?:\.\d*)?)\s*(?:[mM'′:]|\s|$)\s*(?:(?P<second>\d+(?:\.\d*)?|\.\d+)\s*(?:s|S|\"|″|'')?)?)?)?$"
+)
+
+
+class Angle(NamedTuple):
+    """A column of angles, how many degrees one of its unit is, and whether it is a right ascension.
+
+    `declared` says that the table states the unit: without it, sexagesimal text is in hours or in degrees as
+    astropy has it, by which coordinate it is.
+    """
+
+    column: Column
+    scale: float
+    is_ra: bool
+    declared: bool
+
+    def read(self, block: Block, table: str, first_row: int) -> FloatArray:
+        """Return degrees, NaN where they are missing."""
+        values, where = block[self.column.name], f"{table}: column '{self.column.name}'"
+        values = mask_null(values, self.column)
+        if values.dtype.kind in "USO":
+            return self._read_texts(values, where, first_row)
+        degrees = to_floats(values, where, first_row)
+        return degrees * self.scale if self.scale != 1.0 else degrees
+
+    def _read_texts(self, values: NDArray[Any], where: str, first_row: int) -> FloatArray:
+        """Read text: numbers in the column's unit, else sexagesimal."""
+        texts, missing = to_texts(values), is_missing(values)
+        sexagesimal = self.scale if self.declared else _HOURS if self.is_ra else 1.0
+        degrees, bad = parse_angles(texts, self.scale, sexagesimal)
+        bad &= ~missing
+        if bad.any():
+            row = int(bad.argmax())
+            raise DataError(
+                f"{where}, row {first_row + row} (from 0): {str(texts[row])!r} is no position; expected "
+                f"{'right ascension' if self.is_ra else 'declination'} in degrees, or as "
+                f"{'10:41:02.5 (hours)' if self.is_ra else '-05:30:01.5 (degrees)'}. Rewrite it, or name "
+                "other columns: --ra NAME --dec NAME"
+            )
+        return degrees
+
+    def check(self, degrees: FloatArray, block: Block, table: str, first_row: int) -> None:
+        """Refuse right ascensions in hours or radians beyond a full turn: the unit is not what is stated."""
+        beyond = np.abs(degrees) > 360.0 + _BEYOND
+        if not self.is_ra or (self.scale == 1.0 and block[self.column.name].dtype.kind in "iuf"):
+            return
+        if beyond.any():
+            row = int(beyond.argmax())
+            value = block[self.column.name][row]
+            raise DataError(
+                f"{table}: column '{self.column.name}' holds {value} (row {first_row + row}, from 0) and is "
+                f"{f'in {self.column.unit!r}' if self.column.unit else 'read as hours'}, which is "
+                "more than the whole circle. State its unit (TUNIT), or name another column: --ra NAME"
+            )
+
+
+class Motion(NamedTuple):
+    """Columns of proper motion and of its epoch, with what turns their units into mas/yr and Julian years."""
+
+    columns: tuple[Column, Column, Column]
+    scales: tuple[float, float]
+    epoch_unit: str
+
+    def apply(self, ra: FloatArray, dec: FloatArray, block: Block, epoch: float, table: str) -> Any:
+        """Return positions at an epoch; where that of the table is not positive nothing moves."""
+        pmra, pmdec, since = (
+            to_floats(mask_null(block[c.name], c), f"{table}: column '{c.name}'") for c in self.columns
+        )
+        since = np.where(since > 0, since, np.nan)  # 0: DESI's targets that do not move
+        if self.epoch_unit in _DAYS:
+            days = np.where(since > 1e6, since - _DAYS["jd"], since)
+            since = 2000.0 + (days - _J2000_MJD) / 365.25
+        pmra, pmdec = pmra * self.scales[0], pmdec * self.scales[1]
+        return propagate(ra, dec, pmra, pmdec, from_epoch=since, to_epoch=epoch)
+
+
+class PositionReader(NamedTuple):
+    """The position columns of a table, and how to read them; see `find_position`.
+
+    Attributes
+    ----------
+    table
+        What the user calls the table.
+    ra, dec
+    motion
+        None unless the table has proper motions and positions of an `epoch` (Julian year) were asked for.
+    """
+
+    table: str
+    ra: Angle
+    dec: Angle
+    motion: Motion | None
+    epoch: float | None
+
+    @property
+    def columns(self) -> list[str]:
+        """Names of all columns that `read` needs."""
+        moving = [column.name for column in self.motion.columns] if self.motion else []
+        return [self.ra.column.name, self.dec.column.name, *moving]
+
+    def read(self, block: Block, first_row: int = 0) -> tuple[FloatArray, FloatArray]:
+        """Return ICRS degrees of a block of rows, NaN in both where they are missing or not on the sky.
+
+        Raises
+        ------
+        DataError
+            If a text is no angle, or right ascensions in hours exceed 24.
+        """
+        ra = self.ra.read(block, self.table, first_row)
+        dec = self.dec.read(block, self.table, first_row)
+        self.ra.check(ra, block, self.table, first_row)
+        nowhere = ~has_position(ra, dec)
+        if nowhere.any():
+            ra, dec = np.where(nowhere, np.nan, ra), np.where(nowhere, np.nan, dec)
+        if self.motion is None or self.epoch is None:
+            return ra, dec
+        moved: tuple[FloatArray, FloatArray] = self.motion.apply(ra, dec, block, self.epoch, self.table)
+        return moved
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether its values are numbers in degrees, so that no row can be refused."""
+        return self.ra.scale == 1.0 and all(
+            angle.column.dtype.kind in "iufb" for angle in (self.ra, self.dec)
+        )
+
+
+def find_position(
+    table: FitsTable, ra: str | None = None, dec: str | None = None, epoch: float | None = None
+) -> PositionReader | None:
+    """Find the position columns of a table: those named, else the first pair of the usual names.
+
+    Parameters
+    ----------
+    table
+        Opened.
+    ra, dec
+        Names of columns; together, or one beside a usual name of the other.
+    epoch
+        Julian year to move positions to, where the table has proper motions; None: as they are.
+
+    Returns
+    -------
+    PositionReader or None
+        None if there are no such columns and none were named.
+
+    Raises
+    ------
+    DataError
+        If a named column does not exist, or is neither numbers nor text of one value a row; if a unit is not
+        one of angle (deg, hourangle, rad, arcmin, arcsec; of motion mas/yr, arcsec/yr, deg/yr).
+    """
+    pair = _find_names(table, ra, dec)
+    if pair is None:
+        return None
+    angles = [_angle(table, name, at == 0) for at, name in enumerate(pair)]
+    stated = [angle.column.unit.strip() for angle in angles]
+    if all(stated) != any(stated) and any(angle.scale not in (1.0, _HOURS) for angle in angles):
+        at = stated.index("")
+        raise DataError(
+            f"{table.name}: column '{pair[at]}' states no unit, and '{pair[1 - at]}' is in "
+            f"{stated[1 - at]!r}. State the unit of both (TUNIT)"
+        )
+    motion = _find_motion(table) if epoch is not None else None
+    return PositionReader(table.name, angles[0], angles[1], motion, epoch)
+
+
+def need_position(
+    table: FitsTable, ra: str | None = None, dec: str | None = None, epoch: float | None = None
+) -> PositionReader:
+    """Find the position columns as `find_position` does; a table without them is a `DataError`."""
+    position = find_position(table, ra, dec, epoch)
+    if position is None:
+        raise DataError(
+            f"{no_columns(table, 'position columns, as RA and DEC')}. Name them: --ra NAME --dec NAME"
+        )
+    return position
+
+
+def no_columns(table: FitsTable, what: str) -> str:
+    """Say that a table has none of some columns: where was read, what else there is, the columns seen."""
+    names = list(table.columns)
+    seen = ", ".join(names[:30]) + (f" and {len(names) - 30} more" if len(names) > 30 else "")
+    others = [str(hdu) for hdu in table.hdus if hdu.is_table and hdu.index != table.hdu]
+    beside = f"; other tables: {', '.join(others)}" if others else ""
+    return f"{table.name}: no {what} in {table.table}{beside}. Its columns are {seen or 'none'}"
+
+
+def parse_angles(
+    texts: NDArray[np.str_], number: float = 1.0, sexagesimal: float = _HOURS
+) -> tuple[FloatArray, NDArray[np.bool_]]:
+    """Read angles in text, as astropy's Angle does.
+
+    Parameters
+    ----------
+    texts
+        (n,): numbers, or sexagesimal as 10:41:02.5, 10 41 02.5, 10h41m02.5s, -5d30m1.5s, 10:41.5.
+    number
+        Degrees that a plain number counts.
+    sexagesimal
+        Degrees that the first part of a sexagesimal text counts, 15 for hours; h or d in the text win.
+
+    Returns
+    -------
+    (n,) deg, NaN where there is none; and which texts are no angle.
+    """
+    parts = pc.extract_regex(pa.array(texts.tolist(), pa.string()), _ANGLE)
+    bad = np.asarray(parts.is_null())
+    part = {name: pc.struct_field(parts, name) for name in ("sign", "whole", "unit", "minute", "second")}
+    unit = np.char.lower(np.char.strip(np.asarray(pc.fill_null(part["unit"], "").to_pylist(), str)))
+    whole, minute, second = (_numbers(part[name]) for name in ("whole", "minute", "second"))
+    split = np.asarray(pc.not_equal(pc.fill_null(part["unit"], ""), ""))
+    alone = split & np.asarray(pc.equal(pc.fill_null(part["minute"], ""), ""))
+    bad |= (minute > 60) | (second > 60) | (alone & ~np.isin(unit, ("h", "d", "°", "º")))
+    bad |= (split & ~alone & (whole % 1 != 0)) | ((second > 0) & (minute % 1 != 0))
+    scale = np.select([np.isin(unit, ("d", "°", "º")), unit == "h", split], [1.0, 15.0, sexagesimal], number)
+    sign = np.where(np.asarray(pc.is_in(part["sign"], pa.array(["-", "−"]))), -1.0, 1.0)
+    angles = sign * (whole + minute / 60 + second / 3600) * scale
+    plain = bad.copy()
+    for i in np.flatnonzero(plain):  # numbers in another notation, as 1.5e2; the rest is no angle
+        try:
+            angles[i], bad[i] = float(texts[i]) * number, False
+        except ValueError:
+            angles[i] = np.nan
+    return angles, bad
+
+
+def _numbers(texts: pa.Array) -> FloatArray:
+    """Return parts of a text as numbers, 0 where there is none."""
+    filled = pc.if_else(pc.equal(pc.fill_null(texts, ""), ""), "0", texts)
+    return np.asarray(filled.cast(pa.float64()))
+
+
+def mask_null(values: NDArray[Any], column: Column) -> NDArray[Any]:
+    """Mask the integer that means missing."""
+    if column.null is None or values.dtype.kind not in "iu" or np.ma.isMaskedArray(values):
+        return values
+    return np.ma.masked_equal(values, column.null)
+
+
+def _find_names(table: FitsTable, ra: str | None, dec: str | None) -> tuple[str, str] | None:
+    """Return the names of the two columns."""
+    if ra and dec:
+        return table.column(ra).name, table.column(dec).name
+    named = table.column(ra or dec or "").name if ra or dec else None
+    mixins = [name for name in table.columns if name.lower().endswith(".ra")]
+    mixins.sort(key=lambda name: name.lower() != "coord.ra")
+    for names in (*POSITION_NAMES, *((name, f"{name[:-2]}dec") for name in mixins)):
+        found = [named if ra else _scalar(table, names[0]), named if dec else _scalar(table, names[1])]
+        if all(found):
+            return str(found[0]), str(found[1])
+    return None
+
+
+def _scalar(table: FitsTable, name: str) -> str | None:
+    """Return the name of a column of one number or text a row, if it is there."""
+    found = table.find(name)
+    column = table.columns[found] if found else None
+    return found if column and not column.shape and column.dtype.kind in "iufUS" else None
+
+
+def _angle(table: FitsTable, name: str, is_ra: bool) -> Angle:
+    """Return how a column is read."""
+    column = table.columns[name]
+    if column.shape or column.descriptor or column.dtype.kind not in "iufUS":
+        raise DataError(
+            f"{table.name}: column '{name}' is {column.dtype} {column.shape or ''}, expected a position of "
+            "one number or text a row. Name another one: --ra NAME --dec NAME"
+        )
+    unit, is_text = _bare(column.unit), column.dtype.kind in "US"
+    if is_text and unit.replace(":", "") in _SEXAGESIMAL:
+        return Angle(column, 1.0, is_ra, declared=False)
+    kind = "right ascension" if is_ra else "declination"
+    scale = _MARKS.get(column.unit.strip(), _DEGREES.get(unit))
+    scale = _astropy_scale(column.unit, "deg") if scale is None else scale
+    if scale is None or (scale == _HOURS and not is_ra):
+        raise DataError(
+            f"{table.name}: column '{name}' is in {column.unit!r}, which is no unit of {kind}; expected "
+            f"deg, {'hourangle, ' if is_ra else ''}rad, arcmin or arcsec. Convert it, or name other columns: "
+            "--ra NAME --dec NAME"
+        )
+    return Angle(column, scale, is_ra, declared=bool(column.unit.strip()))
+
+
+def _find_motion(table: FitsTable) -> Motion | None:
+    """Return the columns of proper motion, if there are all three."""
+    since = table.find(*EPOCH_NAMES)
+    found = [(table.find(ra), table.find(dec)) for ra, dec in MOTION_NAMES]
+    pair = next((names for names in found if all(names)), None)
+    if pair is None or since is None:
+        return None
+    columns = [table.columns[str(name)] for name in (*pair, since)]
+    scales = []
+    for column in columns[:2]:
+        scale = _motion_scale(column.unit)
+        if scale is None or column.shape or column.dtype.kind not in "iufUS":
+            raise DataError(
+                f"{table.name}: column '{column.name}' is {column.dtype} in {column.unit!r}, expected a "
+                "proper motion in mas/yr, arcsec/yr or deg/yr. State its unit, or rename it if it is none"
+            )
+        scales.append(scale)
+    epoch_unit = _bare(columns[2].unit)
+    if epoch_unit not in _YEARS and epoch_unit not in _DAYS:
+        raise DataError(
+            f"{table.name}: column '{since}' is in {columns[2].unit!r}, expected the epoch of the positions "
+            "in yr or d (MJD, JD). State its unit, or rename it if it is none"
+        )
+    return Motion((columns[0], columns[1], columns[2]), (scales[0], scales[1]), epoch_unit)
+
+
+def _motion_scale(unit: str) -> float | None:
+    """Return how many mas/yr a unit of motion is; none stated is mas/yr."""
+    if not unit.strip():
+        return 1.0
+    words = re.match(
+        r"^(.*?)(?:/|\s*per\s*|[\s.*]+(?=[a-z]+\s*\^?\(?(?:\*\*)?\(?-1))(.*)$", unit.strip().lower()
+    )
+    if words is None:
+        return _astropy_scale(unit, "mas / yr")
+    angle = _DEGREES.get(_bare(words[1]))
+    year = re.sub(r"\*\*|\^|\(|\)|-1", "", _bare(words[2]))
+    if angle is None or not _bare(words[1]) or year not in _YEARS[1:]:
+        return _astropy_scale(unit, "mas / yr")
+    return angle * 3.6e6
+
+
+def _bare(unit: str) -> str:
+    """Return a unit in lower case without blanks, brackets, quotes, and a plural's s."""
+    bare = re.sub(r"[\s\[\]\"'`_]|\(.*?\)", "", unit.lower()).rstrip(".")
+    return bare[:-1] if bare.endswith("s") and bare[:-1] in _SINGULAR else bare
+
+
+def _astropy_scale(unit: str, into: str) -> float | None:
+    """Return what a unit counts in another one, if astropy knows it in any of the formats in use."""
+    from astropy import units
+
+    for form in ("generic", "fits", "cds", "ogip", "vounit"):
+        try:
+            known = units.Unit(unit.strip(), format=form, parse_strict="raise")
+            return float(known.to(units.Unit(into)))
+        except (ValueError, TypeError, units.UnitsError):
+            continue
+    return None

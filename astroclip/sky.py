@@ -1,10 +1,10 @@
-"""Positions on the sky: angles, motions, and which rows lie near which, at the poles and across RA 0 too.
+"""Positions on the sky: angles, and which rows lie near which, at the poles and across RA 0 too.
 
-`match_sky` sorts the smaller side into an index in memory and reads the other one once, in blocks.
-Positions are cut into zones of declination, sorted by right ascension in each (Gray, Nieto-Santisteban &
-Szalay 2007, MSR-TR-2006-52). One bit for each cell of the sky says whether a circle around any of them
-touches it: most rows that have no partner are dismissed by their bit, in a table that fits the processor's
-cache. The others are compared through the chord between unit vectors, exactly.
+`match_sky` pairs two sets of positions, `match_nearest` finds for each position the nearest one of a set.
+Both search one index: positions cut into zones of declination, sorted by right ascension in each (Gray,
+Nieto-Santisteban & Szalay 2007, MSR-TR-2006-52). One bit for each cell of the sky says whether a circle
+around any of them touches it: most rows that have no partner are dismissed by their bit, in a table that fits
+the processor's cache. The others are compared through the chord between unit vectors, exactly.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -17,8 +17,15 @@ from numpy.typing import ArrayLike, NDArray
 from astroclip.errors import DataError, UsageError
 
 FloatArray = NDArray[np.float64]
+IntArray = NDArray[np.int64]
+Positions = tuple[ArrayLike, ArrayLike]  # ra, dec in deg, (N,) each
+Side = Positions | Iterable[Positions]  # all at once, or in blocks
+Find = Literal["best", "all"]
 
 ARCSEC = np.pi / (180.0 * 3600.0)  # rad
+MAX_RADIUS_ARCSEC = 90.0 * 3600.0
+
+# --- angles ---
 
 
 def floats(values: ArrayLike) -> FloatArray:
@@ -41,105 +48,82 @@ def unit_vectors(ra: FloatArray, dec: FloatArray) -> FloatArray:
 
 
 def separation_arcsec(ra1: ArrayLike, dec1: ArrayLike, ra2: ArrayLike, dec2: ArrayLike) -> FloatArray:
-    """Return the angle between positions, row by row.
+    """Return the angle between positions in deg, row by row: (N,) arcsec, NaN where a coordinate is missing.
 
-    From the chord and its complement, ``2 atan2(|a - b|, |a + b|)``, which keeps its digits at all angles:
-    good to 1e-9 arcsec from zero to 180 deg.
-
-    Parameters
-    ----------
-    ra1, dec1, ra2, dec2
-        (N,), deg; RA on any turn of the circle. A NaN or masked coordinate gives NaN.
-
-    Returns
-    -------
-    (N,), arcsec.
+    From the chord and its complement, ``2 atan2(|a - b|, |a + b|)``: good to 1e-9 arcsec from 0 to 180 deg.
+    RA may lie on any turn of the circle; a single position is compared with all rows.
     """
-    a = unit_vectors(floats(ra1), floats(dec1))
-    b = unit_vectors(floats(ra2), floats(dec2))
+    ra1, dec1, ra2, dec2 = np.broadcast_arrays(*map(floats, (ra1, dec1, ra2, dec2)))
+    a, b = unit_vectors(ra1, dec1), unit_vectors(ra2, dec2)
     chord, complement = np.sqrt(((a - b) ** 2).sum(axis=0)), np.sqrt(((a + b) ** 2).sum(axis=0))
     return 2.0 * np.arctan2(chord, complement) / ARCSEC
 
 
-def displace(
-    ra: ArrayLike, dec: ArrayLike, east_arcsec: ArrayLike, north_arcsec: ArrayLike
-) -> tuple[FloatArray, FloatArray]:
-    """Move positions along the tangent plane: (N,) deg, by arcsec to the east and to the north.
-
-    East is a true angle on the sky (not a difference in RA), so the distance moved does not depend on
-    declination. A row that is not moved, or by NaN, keeps its coordinates bit for bit; a moved one has its
-    RA in 0 to 360 deg.
-    """
-    ra, dec = np.broadcast_arrays(floats(ra), floats(dec))
-    east, north = (np.nan_to_num(floats(offset)) * ARCSEC for offset in (east_arcsec, north_arcsec))
-    lon, lat = np.radians(ra), np.radians(dec)
-    eastward = np.stack([-np.sin(lon), np.cos(lon), np.zeros_like(lon)])
-    northward = np.stack([-np.sin(lat) * np.cos(lon), -np.sin(lat) * np.sin(lon), np.cos(lat)])
-    x, y, z = unit_vectors(ra, dec) + east * eastward + north * northward
-    moved = (east != 0) | (north != 0)
-    return (
-        np.where(moved, np.degrees(np.arctan2(y, x)) % 360.0, ra),
-        np.where(moved, np.degrees(np.arctan2(z, np.hypot(x, y))), dec),
-    )
-
-
-def propagate(
-    ra: ArrayLike,
-    dec: ArrayLike,
-    pmra: ArrayLike,
-    pmdec: ArrayLike,
-    *,
-    from_epoch: ArrayLike,
-    to_epoch: ArrayLike,
-) -> tuple[FloatArray, FloatArray]:
-    """Apply proper motion: the positions of one epoch at another.
-
-    Straight motion in space with no radial velocity, hence exact on the tangent plane and at the poles.
-    A row whose motion or epoch is unknown (NaN or masked) stays where it is, bit for bit; one component
-    alone counts as if the other were zero.
-
-    Parameters
-    ----------
-    ra, dec
-        (N,), deg, ICRS, at `from_epoch`.
-    pmra, pmdec
-        (N,), mas/yr; `pmra` includes cos(dec), as in Gaia and in the Legacy Survey's ``PMRA``.
-    from_epoch, to_epoch
-        Julian years, one number or (N,), as in ``REF_EPOCH``.
-
-    Returns
-    -------
-    ``ra, dec``: (N,), deg, at `to_epoch`.
-
-    Notes
-    -----
-    The Hipparcos and Tycho Catalogues, ESA SP-1200, Vol. 1, Sect. 1.5.5, with zero radial velocity.
-    """
-    years = floats(to_epoch) - floats(from_epoch)
-    return displace(ra, dec, floats(pmra) * years / 1000.0, floats(pmdec) * years / 1000.0)
-
-
-# --- the index, and the compiled loops that search it ---
-
-IntArray = NDArray[np.int64]
+# --- the index ---
 
 _MAX_ZONES = 1 << 20
 _RA_STEPS = 1 << 32  # of the circle, in a sorting key: 0.3 mas
 _BITS_PER_ROW = 64  # two or three of them set: one streamed row in thirty passes by chance
+_ROWS = 1 << 17  # of the streamed side at a time: its two columns stay in the processor's cache
 
 
-class Index(NamedTuple):
-    """The smaller side, ready to be searched."""
+class SkyIndex(NamedTuple):
+    """Positions ready to be searched within one radius; 50 bytes a row (use `build_index`)."""
 
     dec_first: float  # deg, where the first zone begins
     zones_per_deg: float
     reach: float  # deg: the radius, and a little for rounding
     max_chord2: float
-    keys: IntArray  # (n,) zone and RA, ascending
+    keys: IntArray  # (n,) zone and RA of the rows with a position, ascending
     starts: IntArray  # (zones + 1,) where each zone begins in keys
     half_widths: FloatArray  # (zones,) in RA, fraction of a turn, of any circle that touches the zone
     vectors: FloatArray  # (n, 4) unit vector, and the row number beside it, as memory is slow
     bits: NDArray[np.uint8]
+
+
+def build_index(ra: ArrayLike, dec: ArrayLike, radius_arcsec: float) -> SkyIndex:
+    """Sort the usable positions, (N,) deg, into zones and mark the cells around them."""
+    ra, dec = _whole((ra, dec))
+    rows = np.flatnonzero(has_position(ra, dec))
+    if rows.size < ra.size:
+        ra, dec = ra[rows], dec[rows]
+    reach = radius_arcsec / 3600.0 * (1.0 + 1e-9) + 1e-10
+    low, high = (dec.min() - reach, dec.max() + reach) if rows.size else (0.0, 0.0)
+    zones_per_deg = 1.0 / max(4.0 * reach, (high - low) / _MAX_ZONES)
+    n_zones = int((high - low) * zones_per_deg) + 1
+    edges = np.abs(low + np.arange(n_zones + 1) / zones_per_deg)
+    keys = _keys(ra, dec, low, zones_per_deg)
+    order = np.argsort(keys)
+    keys = keys[order]
+    vectors = np.empty((rows.size, 4))
+    for start in range(0, rows.size, 1 << 16):  # no copies of all rows
+        part = order[start : start + (1 << 16)]
+        vectors[start : start + part.size, :3] = unit_vectors(ra[part], dec[part]).T
+        vectors[start : start + part.size, 3] = rows[part]
+    index = SkyIndex(
+        dec_first=low,
+        zones_per_deg=zones_per_deg,
+        reach=reach,
+        max_chord2=float(2.0 * np.sin(0.5 * radius_arcsec * ARCSEC)) ** 2,
+        keys=keys,
+        starts=np.searchsorted(keys, np.arange(n_zones + 1) * _RA_STEPS),
+        half_widths=_half_widths(np.maximum(edges[:-1], edges[1:]) + reach, reach),
+        vectors=vectors,
+        bits=np.zeros(max(1 << (_BITS_PER_ROW * rows.size).bit_length(), 1 << 16) // 8, np.uint8),
+    )
+    _mark(index, ra, dec)
+    return index
+
+
+def _half_widths(farthest: FloatArray, reach: float) -> FloatArray:
+    """Return how far in RA (fraction of a turn) circles extend up to a declination; 1.0: all around."""
+    over_pole = farthest + reach >= 90.0
+    sine = np.sin(np.radians(reach)) / np.cos(np.radians(np.where(over_pole, 0.0, farthest)))
+    widths = np.arcsin(np.minimum(sine, 1.0)) / (2.0 * np.pi) + 1e-9
+    return np.where(over_pole | (widths > 0.49), 1.0, widths)
+
+
+# --- the compiled loops that search it ---
 
 
 def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -200,48 +184,27 @@ def _mark(index, ra, dec):  # type: ignore[no-untyped-def]
 
 @_compiled
 def sift(index, block, near):  # type: ignore[no-untyped-def]
-    """List the rows whose bit is set in `near`; return how many, and how many rows have no position.
-
-    Two loops: the first one has neither branches nor look-ups, so that it becomes vector instructions.
-    """
-    ra, dec = block
-    bits = index.bits
+    """List the rows whose bit is set in `near`; return how many."""
+    (ra, dec), bits = block, index.bits
     n_bits = 8 * bits.size
-    for i in range(ra.size):
+    for i in range(ra.size):  # neither branches nor look-ups: it becomes vector instructions
         placed = np.isfinite(ra[i]) and abs(dec[i]) <= 90.0
         x, y = (_turn(ra[i]), dec[i]) if placed else (0.0, 0.0)
         zone = np.floor((y - index.dec_first) * index.zones_per_deg)
         cell = x * _cells(zone, index.dec_first, index.zones_per_deg)
         near[i] = _bit(zone, cell, n_bits) if placed else -1
-    n = unplaced = 0
+    n = 0
     for i in range(ra.size):
         bit = near[i]
-        if bit < 0:
-            unplaced += 1
-        else:
+        if bit >= 0:
             near[n] = i
             n += (bits[bit >> 3] >> (bit & 7)) & 1
-    return n, unplaced
+    return n
 
 
 @_compiled
-def _first_at_least(keys, begin, end, low):  # type: ignore[no-untyped-def]
-    """Return the first place from `begin` to `end` whose key is not below `low`."""
-    while begin < end:
-        middle = (begin + end) >> 1
-        if keys[middle] < low:
-            begin = middle + 1
-        else:
-            end = middle
-    return begin
-
-
-@_compiled
-def find_pairs(index, near, first, first_row, buffers):  # type: ignore[no-untyped-def]
-    """Write the pairs of near rows, from the `first` on, until the buffers are full.
-
-    Return how many pairs there are, and which row to go on with.
-    """
+def _find_pairs(index, near, first, first_row, buffers):  # type: ignore[no-untyped-def]
+    """Write the pairs of near rows, from the `first` on; return how many, and the row that found no room."""
     rows, ra, dec, (px, py, pz) = near
     indexed, streamed, chord2 = buffers
     keys, starts, half_widths, vectors = index.keys, index.starts, index.half_widths, index.vectors
@@ -257,9 +220,8 @@ def find_pairs(index, near, first, first_row, buffers):  # type: ignore[no-untyp
             for turn in range(-turns, turns + 1):
                 low = zone * _RA_STEPS + max(int((x - width + turn) * _RA_STEPS), 0)
                 high = zone * _RA_STEPS + min(int((x + width + turn) * _RA_STEPS), _RA_STEPS - 1)
-                if low > high:
-                    continue
-                k, end = _first_at_least(keys, starts[zone], starts[zone + 1], low), starts[zone + 1]
+                k, end = starts[zone], starts[zone + 1]
+                k += np.searchsorted(keys[k:end], low)
                 while k < end and keys[k] <= high:
                     dx, dy, dz = px[i] - vectors[k, 0], py[i] - vectors[k, 1], pz[i] - vectors[k, 2]
                     c2 = dx * dx + dy * dy + dz * dz
@@ -273,184 +235,49 @@ def find_pairs(index, near, first, first_row, buffers):  # type: ignore[no-untyp
 
 
 @_compiled
-def keep_best(pairs, bests):  # type: ignore[no-untyped-def]
+def _nearest(indexed, streamed, chord2):  # type: ignore[no-untyped-def]
+    """Say which pair is the nearest of its streamed row; of several, that with the smaller indexed row."""
+    nearest = np.zeros(indexed.size, np.bool_)
+    best = 0
+    for pair in range(indexed.size):
+        if streamed[pair] != streamed[best]:
+            best = pair
+        closer = chord2[pair] < chord2[best]
+        if closer or (chord2[pair] == chord2[best] and indexed[pair] <= indexed[best]):
+            nearest[best], nearest[pair], best = False, True, pair
+    return nearest
+
+
+@_compiled
+def _keep_best(pairs, bests):  # type: ignore[no-untyped-def]
     """Note for each indexed row its nearest streamed row so far, and whether that is mutual."""
-    indexed, streamed, chord2 = pairs
     best, best_chord2, mutual = bests
-    start = 0
-    while start < indexed.size:
-        end, nearest = start, start
-        while end < indexed.size and streamed[end] == streamed[start]:
-            tie = chord2[end] == chord2[nearest] and indexed[end] < indexed[nearest]
-            if chord2[end] < chord2[nearest] or tie:
-                nearest = end
-            end += 1
-        for pair in range(start, end):
-            if chord2[pair] < best_chord2[indexed[pair]]:
-                best[indexed[pair]], best_chord2[indexed[pair]] = streamed[pair], chord2[pair]
-                mutual[indexed[pair]] = pair == nearest
-        start = end
-
-
-def _half_widths(farthest: FloatArray, reach: float) -> FloatArray:
-    """Return how far in RA (fraction of a turn) circles extend up to a declination; 1.0: all around."""
-    over_pole = farthest + reach >= 90.0
-    sine = np.sin(np.radians(reach)) / np.cos(np.radians(np.where(over_pole, 0.0, farthest)))
-    widths = np.arcsin(np.minimum(sine, 1.0)) / (2.0 * np.pi) + 1e-9
-    return np.where(over_pole | (widths > 0.49), 1.0, widths)
-
-
-def build_index(ra: FloatArray, dec: FloatArray, radius_arcsec: float) -> Index:
-    """Sort the usable positions into zones and mark the cells around them."""
-    rows = np.flatnonzero(has_position(ra, dec))
-    if rows.size < ra.size:
-        ra, dec = ra[rows], dec[rows]
-    reach = radius_arcsec / 3600.0 * (1.0 + 1e-9) + 1e-10
-    low, high = (dec.min() - reach, dec.max() + reach) if rows.size else (0.0, 0.0)
-    zones_per_deg = 1.0 / max(4.0 * reach, (high - low) / _MAX_ZONES)
-    n_zones = int((high - low) * zones_per_deg) + 1
-    edges = np.abs(low + np.arange(n_zones + 1) / zones_per_deg)
-    half_widths = _half_widths(np.maximum(edges[:-1], edges[1:]) + reach, reach)
-    keys = _keys(ra, dec, low, zones_per_deg)
-    order = np.argsort(keys)
-    keys = keys[order]
-    vectors = np.empty((rows.size, 4))
-    for start in range(0, rows.size, 1 << 16):  # no copies of all rows
-        part = order[start : start + (1 << 16)]
-        vectors[start : start + part.size, :3] = unit_vectors(ra[part], dec[part]).T
-        vectors[start : start + part.size, 3] = rows[part]
-    index = Index(
-        dec_first=low,
-        zones_per_deg=zones_per_deg,
-        reach=reach,
-        max_chord2=float(2.0 * np.sin(0.5 * radius_arcsec * ARCSEC)) ** 2,
-        keys=keys,
-        starts=np.searchsorted(keys, np.arange(n_zones + 1) * _RA_STEPS),
-        half_widths=half_widths,
-        vectors=vectors,
-        bits=np.zeros(max(1 << (_BITS_PER_ROW * rows.size).bit_length(), 1 << 16) // 8, np.uint8),
-    )
-    _mark(index, ra, dec)
-    return index
+    nearest = _nearest(*pairs)
+    for pair, (row, streamed, chord2) in enumerate(zip(*pairs)):  # noqa: B905 - not in compiled loops
+        if chord2 < best_chord2[row]:
+            best[row], best_chord2[row], mutual[row] = streamed, chord2, nearest[pair]
 
 
 # --- matching ---
 
-Find = Literal["best", "all"]
-Positions = tuple[ArrayLike, ArrayLike]  # ra, dec in deg, (N,) each
-
-MAX_RADIUS_ARCSEC = 90.0 * 3600.0
-_ROWS = 1 << 17  # of the streamed side at a time: its two columns stay in the processor's cache
-
 
 class Matches(NamedTuple):
-    """Pairs of row numbers, sorted by `left`, then `right`.
-
-    `left`, `right`, `separation_arcsec` are (M,). `placed` and `unplaced` count the rows (of left, of right)
-    with a usable position and without one.
-    """
+    """Pairs of row numbers, sorted by `left`, then `right`; (M,) each."""
 
     left: IntArray
     right: IntArray
     separation_arcsec: FloatArray
-    placed: tuple[int, int]
-    unplaced: tuple[int, int]
 
 
-def check_find(find: str) -> None:
-    """Refuse what is neither ``best`` nor ``all``."""
-    if find not in ("best", "all"):
-        raise UsageError(f"find is {find!r}: expected 'best' or 'all'")
+class Nearest(NamedTuple):
+    """Of each position the nearest row (-1: none), how far it is (NaN: none), whether several are near."""
+
+    row: IntArray
+    separation_arcsec: FloatArray
+    several: NDArray[np.bool_]
 
 
-def _blocks(side: Positions | Iterable[Positions]) -> Iterator[tuple[FloatArray, FloatArray]]:
-    """Yield a side as short native float64 blocks; refuse what are not two columns."""
-    for number, block in enumerate([side] if isinstance(side, tuple) else side):
-        shapes = [np.shape(column) for column in block]
-        if len(shapes) != 2 or shapes[0] != shapes[1] or len(shapes[0]) != 1:
-            raise DataError(
-                f"positions, block {number}: expected ra and dec of one length, (N,) each, found {shapes}. "
-                "Pass (ra, dec) as a tuple, or an iterable of such tuples."
-            )
-        ra, dec = block
-        for start in range(0, shapes[0][0], _ROWS):
-            yield floats(ra[start : start + _ROWS]), floats(dec[start : start + _ROWS])
-
-
-def _whole(side: Positions | Iterable[Positions]) -> tuple[FloatArray, FloatArray]:
-    """Return all of a side as two arrays."""
-    if isinstance(side, tuple) and all(isinstance(column, np.ndarray) for column in side):
-        next(_blocks(side), None)  # refuses what are not two columns
-        return floats(side[0]), floats(side[1])
-    ra, dec = zip((np.empty(0), np.empty(0)), *_blocks(side), strict=True)
-    return np.concatenate(ra), np.concatenate(dec)
-
-
-def _buffers(size: int) -> tuple[IntArray, IntArray, FloatArray]:
-    """Return room for `size` pairs: indexed row, streamed row, squared chord."""
-    return np.empty(size, np.int64), np.empty(size, np.int64), np.empty(size)
-
-
-class SkyPairs:
-    """The pairs of an index with a streamed side, a buffer at a time; counts the streamed rows."""
-
-    def __init__(self, index: Index, stream: Positions | Iterable[Positions]) -> None:
-        self.index, self.stream = index, stream
-        self.placed = self.unplaced = 0
-
-    def __iter__(self) -> Iterator[tuple[IntArray, IntArray, FloatArray]]:
-        near, buffers = np.empty(_ROWS, np.int64), _buffers(_ROWS)
-        for block in _blocks(self.stream):
-            first_row = self.placed + self.unplaced
-            n_near, unplaced = sift(self.index, block, near)
-            rows = near[:n_near]
-            ra, dec = (column[rows] for column in block)
-            begin, vectors = 0, tuple(unit_vectors(ra, dec))
-            while begin < n_near:
-                n, end = find_pairs(self.index, (rows, ra, dec, vectors), begin, first_row, buffers)
-                if end == begin:  # one row alone has more pairs than fit
-                    buffers = _buffers(2 * buffers[0].size)
-                indexed, streamed, chord2 = buffers
-                yield indexed[:n], streamed[:n], chord2[:n]
-                begin = end
-            self.placed += block[0].size - unplaced
-            self.unplaced += unplaced
-
-
-def _best_pairs(pairs: SkyPairs, n_indexed: int) -> tuple[IntArray, IntArray, FloatArray]:
-    """Keep the pairs in which each is the other's nearest."""
-    best, best_chord2 = np.empty(n_indexed, np.int64), np.full(n_indexed, np.inf)
-    mutual = np.zeros(n_indexed, np.bool_)
-    for buffers in pairs:
-        keep_best(buffers, (best, best_chord2, mutual))
-    rows = np.flatnonzero(mutual)
-    return rows, best[rows], best_chord2[rows]
-
-
-def _all_pairs(pairs: SkyPairs) -> tuple[IntArray, IntArray, FloatArray]:
-    """Keep every pair."""
-    found = [_buffers(0), *(tuple(buffer.copy() for buffer in buffers) for buffers in pairs)]
-    indexed, streamed, chord2 = zip(*found, strict=True)
-    return np.concatenate(indexed), np.concatenate(streamed), np.concatenate(chord2)
-
-
-def _search(
-    small: Positions | Iterable[Positions], stream: Positions | Iterable[Positions], radius: float, find: Find
-) -> tuple[tuple[IntArray, IntArray, FloatArray], tuple[int, int], tuple[int, int]]:
-    """Return the pairs (indexed row, streamed row, squared chord), and the rows with and without position."""
-    ra, dec = _whole(small)
-    pairs = SkyPairs(build_index(ra, dec, radius), stream)
-    found = _best_pairs(pairs, ra.size) if find == "best" else _all_pairs(pairs)
-    n_indexed = pairs.index.keys.size
-    return found, (n_indexed, pairs.placed), (ra.size - n_indexed, pairs.unplaced)
-
-
-def match_sky(
-    left: Positions | Iterable[Positions],
-    right: Positions | Iterable[Positions],
-    radius_arcsec: float,
-    find: Find = "best",
-) -> Matches:
+def match_sky(left: Side, right: Side, radius_arcsec: float, find: Find = "best") -> Matches:
     """Match two sets of positions on the sky, exactly, at the poles and across RA 0 too.
 
     One side is sorted in memory, the other read once, block by block: of two sides given as arrays the
@@ -460,43 +287,114 @@ def match_sky(
     Parameters
     ----------
     left, right
-        ``(ra, dec)``, a *tuple* of two (N,) columns in deg, or an iterable of such tuples, as read from
-        disk in blocks; row numbers run on from block to block. RA may lie on any turn of the circle. A row
-        whose position is NaN, infinite, masked, or beyond 90 deg of declination matches nothing, and is
-        counted in `unplaced`.
+        ``(ra, dec)``, a *tuple* of two (N,) columns in deg, or an iterable of such tuples; row numbers run
+        on from block to block. RA may lie on any turn of the circle. A row whose position is NaN, infinite,
+        masked, or beyond 90 deg of declination matches nothing.
     radius_arcsec
         Largest separation, inclusive; at most 90 deg.
     find
         ``best``: pairs in which each is the nearest to the other; of several at equal separation the one
-        with the smaller row number counts as nearest. A row occurs at most once. Stricter in crowds than
-        ``find=best`` of STILTS, which goes on to pair those whose nearest is taken: it is what the
-        results of ``best1`` and ``best2`` have in common.
+        with the smaller row number counts as nearest. Stricter in crowds than ``find=best`` of STILTS, which
+        goes on to pair those whose nearest is taken: it is what ``best1`` and ``best2`` have in common.
         ``all``: every pair within the radius.
-
-    Returns
-    -------
-    Matches
-        Sorted by `left`, then `right`; separations good to 1e-9 arcsec.
-
-    Raises
-    ------
-    UsageError
-        If the radius or `find` makes no sense.
-    DataError
-        If ra and dec are not two columns of the same length.
     """
-    if not 0.0 < radius_arcsec <= MAX_RADIUS_ARCSEC:
-        raise UsageError(f"radius_arcsec is {radius_arcsec}: expected 0 < radius <= {MAX_RADIUS_ARCSEC:g}")
-    check_find(find)
+    check_search(radius_arcsec, find)
     swap = isinstance(right, tuple) and not (isinstance(left, tuple) and len(left[0]) <= len(right[0]))
     small, stream = (right, left) if swap else (left, right)
-    (indexed, streamed, chord2), placed, unplaced = _search(small, stream, radius_arcsec, find)
+    ra, dec = _whole(small)
+    pairs = _iterate_pairs(build_index(ra, dec, radius_arcsec), stream)
+    indexed, streamed, chord2 = _join(_best_pairs(pairs, ra.size) if find == "best" else pairs)
     left_rows, right_rows = (streamed, indexed) if swap else (indexed, streamed)
     order = np.argsort(left_rows) if find == "best" else np.lexsort((right_rows, left_rows))
-    return Matches(
-        left_rows[order],
-        right_rows[order],
-        2.0 * np.arcsin(np.minimum(0.5 * np.sqrt(chord2[order]), 1.0)) / ARCSEC,
-        placed[::-1] if swap else placed,
-        unplaced[::-1] if swap else unplaced,
-    )
+    return Matches(left_rows[order], right_rows[order], _to_arcsec(chord2[order]))
+
+
+def match_nearest(left: Positions, right: Positions | SkyIndex, radius_arcsec: float) -> Nearest:
+    """Find for each left position the nearest right one within the radius, of equal ones the first.
+
+    Several left rows may have the same nearest one. `right` may be an index, made for this radius once.
+    """
+    check_search(radius_arcsec)
+    index = right if isinstance(right, SkyIndex) else build_index(*right, radius_arcsec)
+    indexed, streamed, chord2 = _join(_iterate_pairs(index, left))
+    nearest = _nearest(indexed, streamed, chord2)
+    n = np.size(left[0])
+    row, separation = np.full(n, -1), np.full(n, np.nan)
+    row[streamed[nearest]], separation[streamed[nearest]] = indexed[nearest], _to_arcsec(chord2[nearest])
+    return Nearest(row, separation, np.bincount(streamed, minlength=n) > 1)
+
+
+def check_search(radius_arcsec: float, find: str = "best") -> None:
+    """Refuse a radius that is not positive or beyond 90 deg, and what is neither ``best`` nor ``all``."""
+    if not 0.0 < radius_arcsec <= MAX_RADIUS_ARCSEC:
+        raise UsageError(f"radius_arcsec is {radius_arcsec}: expected 0 < radius <= {MAX_RADIUS_ARCSEC:g}")
+    if find not in ("best", "all"):
+        raise UsageError(f"find is {find!r}: expected 'best' or 'all'")
+
+
+def _iterate_blocks(side: Side) -> Iterator[tuple[FloatArray, FloatArray]]:
+    """Yield a side as short native float64 blocks; refuse what are not two columns."""
+    for number, block in enumerate([side] if isinstance(side, tuple) else side):
+        shapes = [np.shape(column) for column in block]
+        if len(shapes) != 2 or shapes[0] != shapes[1] or len(shapes[0]) != 1:
+            raise DataError(f"positions, block {number}: expected ra, dec of one length, found {shapes}")
+        ra, dec = block
+        for start in range(0, shapes[0][0], _ROWS):
+            yield floats(ra[start : start + _ROWS]), floats(dec[start : start + _ROWS])
+
+
+def _whole(side: Side) -> tuple[FloatArray, FloatArray]:
+    """Return all of a side as two arrays."""
+    if isinstance(side, tuple) and all(isinstance(column, np.ndarray) for column in side):
+        next(_iterate_blocks(side), None)  # refuses what are not two columns
+        return floats(side[0]), floats(side[1])
+    ra, dec = zip((np.empty(0), np.empty(0)), *_iterate_blocks(side), strict=True)
+    return np.concatenate(ra), np.concatenate(dec)
+
+
+SkyPairs = tuple[IntArray, IntArray, FloatArray]  # indexed row, streamed row, squared chord
+
+
+def _pairs_of(size: int) -> SkyPairs:
+    """Return room for pairs."""
+    return np.empty(size, np.int64), np.empty(size, np.int64), np.empty(size)
+
+
+def _iterate_pairs(index: SkyIndex, stream: Side) -> Iterator[SkyPairs]:
+    """Yield the pairs, a buffer at a time, all of a streamed row together."""
+    near, buffers, first_row = np.empty(_ROWS, np.int64), _pairs_of(_ROWS), 0
+    for block in _iterate_blocks(stream):
+        n_near = sift(index, block, near)
+        rows = near[:n_near]
+        ra, dec = (column[rows] for column in block)
+        begin, vectors = 0, tuple(unit_vectors(ra, dec))
+        while begin < n_near:
+            n, end = _find_pairs(index, (rows, ra, dec, vectors), begin, first_row, buffers)
+            if end == begin:  # one row alone has more pairs than fit
+                buffers = _pairs_of(2 * buffers[0].size)
+            indexed, streamed, chord2 = buffers
+            yield indexed[:n], streamed[:n], chord2[:n]
+            begin = end
+        first_row += block[0].size
+
+
+def _best_pairs(pairs: Iterable[SkyPairs], n_indexed: int) -> Iterator[SkyPairs]:
+    """Yield the pairs in which each is the other's nearest."""
+    best, best_chord2 = np.empty(n_indexed, np.int64), np.full(n_indexed, np.inf)
+    mutual = np.zeros(n_indexed, np.bool_)
+    for buffers in pairs:
+        _keep_best(buffers, (best, best_chord2, mutual))
+    rows = np.flatnonzero(mutual)
+    yield rows, best[rows], best_chord2[rows]
+
+
+def _join(pairs: Iterable[SkyPairs]) -> SkyPairs:
+    """Return all pairs of reused buffers."""
+    found = [_pairs_of(0), *(tuple(buffer.copy() for buffer in buffers) for buffers in pairs)]
+    indexed, streamed, chord2 = zip(*found, strict=True)
+    return np.concatenate(indexed), np.concatenate(streamed), np.concatenate(chord2)
+
+
+def _to_arcsec(chord2: FloatArray) -> FloatArray:
+    """Return the angles of squared chords between unit vectors."""
+    return 2.0 * np.arcsin(np.minimum(0.5 * np.sqrt(chord2), 1.0)) / ARCSEC

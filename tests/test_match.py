@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 from astroclip.crossmatch.ids import match_ids
 from astroclip.crossmatch.match import Objects, false_match_rate, match_objects
 from astroclip.errors import DataError, UsageError
-from astroclip.sky import _compiled, match_sky, propagate, separation_arcsec
+from astroclip.sky import _compiled, build_index, match_nearest, match_sky, separation_arcsec
+from astroclip.tables.motion import propagate
 
 ARCSEC = np.pi / 648000.0
 
@@ -101,8 +102,6 @@ def test_equals_brute_force(find, sky):
     np.testing.assert_array_equal(pairs_of(matches), expected)
     separation = haversine(left, right)[tuple(expected.T)]
     np.testing.assert_allclose(matches.separation_arcsec, separation, rtol=1e-9, atol=1e-6)
-    assert matches.placed == tuple(int(np.isfinite(np.sum(side, axis=0)).sum()) for side in (left, right))
-    assert np.add(matches.placed, matches.unplaced).tolist() == [left[0].size, right[0].size]
 
 
 @pytest.mark.parametrize("find", ["best", "all"])
@@ -122,13 +121,36 @@ def test_neither_blocks_nor_the_side_that_is_streamed_matter(find, sky, seed):
             swapped.right[order],
             swapped.left[order],
             swapped.separation_arcsec[order],
-            swapped.placed[::-1],
-            swapped.unplaced[::-1],
         ),
     ]
     for variant in variants:
         for got, expected in zip(variant, whole, strict=True):
             np.testing.assert_array_equal(got, expected)
+
+
+@settings(max_examples=150, deadline=None)
+@given(skies())
+def test_nearest_equals_brute_force(sky):
+    left, right, radius = sky
+    far = haversine(left, right)
+    if far.size:
+        assume(not (np.abs(far / radius - 1.0) < 1e-9).any())
+    within = np.where(far <= radius, far, np.inf)
+    for side in (right, build_index(*right, radius)):
+        found = match_nearest(left, side, radius)
+        np.testing.assert_array_equal(found.several, (far <= radius).sum(axis=1) > 1)
+        np.testing.assert_array_equal(found.row >= 0, np.isfinite(within).any(axis=1))
+        np.testing.assert_array_equal(np.isnan(found.separation_arcsec), found.row < 0)
+        for i in np.flatnonzero(found.row >= 0):
+            assert found.separation_arcsec[i] == pytest.approx(within[i].min(), rel=1e-9, abs=1e-6)
+            assert within[i, found.row[i]] == pytest.approx(within[i].min(), rel=1e-9, abs=1e-6)
+
+
+def test_of_equally_near_rows_the_first_is_the_nearest():
+    found = match_nearest(([10.0, 50.0], [0.0, 0.0]), ([10.0, 10.0, 10.0], [1e-4, 0.0, 0.0]), 1.0)
+    assert (found.row.tolist(), found.several.tolist()) == ([1, -1], [True, False])
+    with pytest.raises(UsageError, match="radius"):
+        match_nearest(([10.0], [0.0]), ([10.0], [0.0]), 0.0)
 
 
 def test_ra_on_any_turn_and_any_storage_of_the_columns(rng):
@@ -143,7 +165,6 @@ def test_ra_on_any_turn_and_any_storage_of_the_columns(rng):
     )
     masked = np.ma.array(right[1], mask=np.arange(3000) == expected[0, 1])
     some = match_sky(tuple(left), (right[0], masked), 3000.0)
-    assert some.unplaced == (0, 1)
     assert expected[0, 1] not in some.right
 
 
@@ -246,6 +267,7 @@ def test_separation_keeps_its_digits_at_all_scales(rng):
     np.testing.assert_allclose(
         separation_arcsec(start[0], start[1], ra2, dec2), angle.astype(float), rtol=1e-13, atol=1e-9
     )
+    assert separation_arcsec([0.0, 90.0, np.nan], [0.0, 0.0, 0.0], 0.0, 90.0)[:2].tolist() == [324000.0] * 2
     assert separation_arcsec([0.0, 1.0], [0.0, 2.0], [180.0, 1.0], [0.0, 2.0]).tolist() == [648000.0, 0.0]
 
 

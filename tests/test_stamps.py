@@ -16,7 +16,6 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from astroclip.data import legacysurvey as ls
-from astroclip.data import near as sky
 from astroclip.errors import DataError
 
 DR9 = "cutout_59.1067_-30.4848.fits"
@@ -252,33 +251,22 @@ points = st.lists(
 
 
 @settings(max_examples=150, deadline=None)
-@given(points, points, st.sampled_from([1 / 3600, 0.01, 1.0]))
-def test_pairs_agree_with_astropy(rows, refs, radius):
-    (ra, dec), (ra_ref, dec_ref) = np.array(rows).T, np.array(refs).T
-    pairs = sky.pairs_within(ra, dec, ra_ref, dec_ref, radius)
-    found = set(zip(pairs.row.tolist(), pairs.ref.tolist(), strict=True))
-    separation = (
-        SkyCoord(ra, dec, unit="deg")[:, None].separation(SkyCoord(ra_ref, dec_ref, unit="deg")[None]).deg
-    )
-    assert len(found) == len(pairs.row)
-    assert set(zip(*(k.tolist() for k in np.nonzero(separation < radius - 1e-9)), strict=True)) <= found
-    assert found <= set(zip(*(k.tolist() for k in np.nonzero(separation < radius + 1e-9)), strict=True))
-    best, several = sky.choose_best(len(ra), pairs.row, pairs.ref, pairs.separation)
-    for i in range(len(ra)):
-        mine = separation[i][sorted(j for k, j in found if k == i)]
-        assert several[i] == (len(mine) > 1)
-        assert best[i] == -1 if not len(mine) else separation[i, best[i]] <= mine.min() + 1e-9
+@given(
+    points, points, st.lists(st.sampled_from([1 / 3600, 0.01, 0.012, 1.0, np.nan]), min_size=8, max_size=8)
+)
+def test_circles_agree_with_astropy(positions, centres, radii):
+    here, there, radius = np.array(positions).T, np.array(centres).T, np.array(radii[: len(centres)])
+    found = [
+        *zip(*(k.tolist() for k in ls.find_circles(tuple(here), tuple(there), 3600 * radius)), strict=True)
+    ]
+    a, b = (SkyCoord(*side, unit="deg") for side in (here, there))
+    separation = a[:, None].separation(b[None]).deg
+    assert len(set(found)) == len(found)
+    assert set(zip(*(k.tolist() for k in np.nonzero(separation < radius - 1e-9)), strict=True)) <= {*found}
+    assert {*found} <= set(zip(*(k.tolist() for k in np.nonzero(separation < radius + 1e-9)), strict=True))
 
 
-def test_pairs_of_many_in_blocks(monkeypatch):
-    ra, dec = np.random.default_rng(5).uniform([[0], [-1]], [[2], [1]], (2, 300))
-    whole = sky.pairs_within(ra, dec, ra, dec, 0.1)
-    monkeypatch.setattr(sky, "PAIRS_AT_ONCE", 100)
-    for a, b in zip(whole, sky.pairs_within(ra, dec, ra, dec, 0.1), strict=True):
-        np.testing.assert_array_equal(a, b)
-    assert (np.diff(whole.row) >= 0).all()
-    assert (
-        len(sky.pairs_within([], [], ra, dec, 1.0).row)
-        == len(sky.pairs_within(ra, dec, [], [], 1.0).row)
-        == 0
-    )
+def test_no_circles_and_no_positions():
+    nothing, one = (np.zeros(0), np.zeros(0)), (np.zeros(1), np.zeros(1))
+    for positions, centres in ((nothing, one), (one, nothing), (nothing, nothing)):
+        assert [len(k) for k in ls.find_circles(positions, centres, np.ones(len(centres[0])))] == [0, 0]

@@ -21,7 +21,14 @@ from astroclip.crossmatch.image_side import HatsSide
 from astroclip.crossmatch.match import ID_RADIUS_ARCSEC, ObjectMatches, Objects
 from astroclip.crossmatch.who import Block
 from astroclip.errors import DataError, UsageError
-from astroclip.sky import Find, FloatArray, IntArray, SkyPairs, build_index, floats, match_sky
+from astroclip.sky import (
+    Find,
+    IntArray,
+    build_index,
+    check_search,
+    floats,
+    match_nearest,
+)
 from astroclip.tables.hats import arrow_to_numpy
 
 if TYPE_CHECKING:
@@ -79,8 +86,7 @@ def match_objects(
         If columns do not have the shapes and types described, or a HATS catalogue cannot be read.
     """
     _load_lsdb()
-    nobody: FloatArray = np.empty(0)
-    match_sky((left.ra, left.dec), (nobody, nobody), radius_arcsec, find)  # refuses what makes no sense
+    check_search(radius_arcsec, find)
     with _connect(cluster) as client:
         found = list(_search_all(_Left(left, radius_arcsec), right, client))
     first_row = np.cumsum([0, *(part.searched for part in found)])
@@ -104,7 +110,8 @@ class _Left:
     """The left side as every task needs it; a class, as Dask would take a tuple apart."""
 
     def __init__(self, left: Objects, radius_arcsec: float) -> None:
-        self.sky = build_index(floats(left.ra), floats(left.dec), radius_arcsec)
+        self.sky = build_index(left.ra, left.dec, radius_arcsec)
+        self.radius_arcsec = radius_arcsec
         self.ids = IdIndex(left.ids) if left.ids is not None else None
 
 
@@ -119,9 +126,7 @@ class _Found(NamedTuple):
 def _search(block: Objects, left: _Left) -> _Found:
     """Find the rows of a block that are near a left row or have the id of one."""
     ra, dec = floats(block.ra), floats(block.dec)
-    wanted = np.zeros(ra.size, np.bool_)
-    for _, near, _ in SkyPairs(left.sky, (ra, dec)):
-        wanted[near] = True
+    wanted = match_nearest((ra, dec), left.sky, left.radius_arcsec).row >= 0
     if block.ids is not None and left.ids is not None:
         wanted[left.ids.look_up(block.ids)[0]] = True
     rows = np.flatnonzero(wanted)

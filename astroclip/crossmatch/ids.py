@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from astroclip.errors import DataError
-from astroclip.sky import Find, IntArray, check_find
+from astroclip.sky import Find, IntArray, check_search
 
 Ids = tuple[ArrayLike, ArrayLike, ArrayLike]  # release, brickid, objid: (N,) integers each
 
@@ -123,7 +123,7 @@ def match_ids(left: Ids, right: Ids | Iterable[Ids], find: Find = "best") -> IdM
     -----
     https://www.legacysurvey.org/dr9/catalogs/: "unique object identifier: RELEASE, BRICKID, OBJID".
     """
-    check_find(find)
+    check_search(1.0, find)
     index, offset = IdIndex(left), 0
     rows, places = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
     for ids in [right] if isinstance(right, tuple) else right:

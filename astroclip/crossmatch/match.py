@@ -13,13 +13,13 @@ from astroclip.sky import (
     FloatArray,
     IntArray,
     Positions,
-    check_find,
-    displace,
+    check_search,
     floats,
     has_position,
     match_sky,
     separation_arcsec,
 )
+from astroclip.tables.motion import displace
 
 ID_RADIUS_ARCSEC = 5.0
 SHIFT_ARCSEC = 30.0
@@ -105,7 +105,7 @@ def match_objects(
     DataError
         If columns do not have the shapes and types described.
     """
-    check_find(find)
+    check_search(radius_arcsec, find)
     _again(right, "right")
     blocks = [right] if isinstance(right, Objects) else right
     ra, dec = floats(left.ra), floats(left.dec)

@@ -18,7 +18,7 @@ from astroclip.data.pairs.split import check_split
 from astroclip.data.zcatalog import SpectrumStatus, check_coadds, find_coadds_of
 from astroclip.errors import UsageError
 from astroclip.schema import PairsKey, Reason
-from astroclip.sky import MAX_RADIUS_ARCSEC, Find, FloatArray, IntArray, Positions, check_find, has_position
+from astroclip.sky import Find, FloatArray, IntArray, Positions, check_search, has_position
 
 Join = Literal["inner", "left"]
 Engine = Literal["memory", "lsdb"]
@@ -77,16 +77,12 @@ class CrossmatchSettings(NamedTuple):
 
 def check_settings(settings: CrossmatchSettings) -> None:
     """Raise `UsageError` unless the settings make sense; the cut and columns depend on the tables."""
-    check_find(settings.find)
+    check_search(settings.radius_arcsec, settings.find)
     check_split(settings.split)
     if settings.engine not in ("memory", "lsdb"):
         raise UsageError(f"engine is {settings.engine!r}: expected 'memory' or 'lsdb'")
     if settings.join not in ("inner", "left"):
         raise UsageError(f"join is {settings.join!r}: expected 'inner' or 'left'")
-    if not 0 < settings.radius_arcsec <= MAX_RADIUS_ARCSEC:
-        raise UsageError(
-            f"radius_arcsec is {settings.radius_arcsec}: expected more than 0, and at most 90 deg"
-        )
     if not np.isfinite(settings.epoch):
         raise UsageError(f"epoch is {settings.epoch}: expected a Julian year, as 2016.0")
 

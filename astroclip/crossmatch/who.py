@@ -10,8 +10,9 @@ from astroclip.crossmatch.match import Objects
 from astroclip.data.targetid import decode_targetid
 from astroclip.errors import DataError
 from astroclip.schema import DEC_NAMES, RA_NAMES, TARGETID
-from astroclip.sky import FloatArray, IntArray, floats, propagate
+from astroclip.sky import FloatArray, IntArray, floats
 from astroclip.tables import FitsTable, HatsCatalog
+from astroclip.tables.motion import propagate
 
 Block = Mapping[str, NDArray]
 

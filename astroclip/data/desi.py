@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from astroclip.data.fitsfile import FitsFile, check_flux_unit, check_wave_unit
 from astroclip.data.grid import ArmPixels, Spectra, combine_arms, place_on_grid
-from astroclip.data.near import expand_ranges
+from astroclip.data.lookup import expand_ranges
 from astroclip.errors import DataError
 from astroclip.schema import TARGETID
 

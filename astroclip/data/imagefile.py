@@ -16,9 +16,9 @@ from astropy.wcs.utils import proj_plane_pixel_area
 from numpy.typing import ArrayLike, NDArray
 
 from astroclip.data.fitsfile import FitsFile, check_image_unit
-from astroclip.data.near import separation_deg, unit_vectors
 from astroclip.errors import DataError
 from astroclip.schema import BANDS
+from astroclip.sky import separation_arcsec
 
 BRICK_NAME = re.compile(r"(.+-)(image|invvar)-([a-zA-Z])(\.fits(?:\.fz|\.gz)?)")
 _BAND = re.compile(r"(?<![A-Za-z])[ugrizyUGRIZY](?![A-Za-z])")
@@ -69,8 +69,8 @@ class Layout(NamedTuple):
             return np.nan
         height, width = self.shape
         x, y = np.array([-0.5, width - 0.5])[[0, 0, 1, 1]], np.array([-0.5, height - 0.5])[[0, 1, 0, 1]]
-        corners = unit_vectors(*self.wcs.all_pix2world(x, y, 0, ra_dec_order=True))
-        return float(separation_deg(corners, unit_vectors(*self.centre)).max())
+        ra, dec = self.wcs.all_pix2world(x, y, 0, ra_dec_order=True)
+        return float(separation_arcsec(ra, dec, *self.centre).max() / 3600)
 
     def to_pixels(self, ra: ArrayLike, dec: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Return (x, y) of positions, counted from 0 at the centre of the first pixel.
@@ -96,8 +96,8 @@ def world_to_pixels(
     """Return (x, y) of positions from 0; NaN for what is not finite or more than 90 degrees away."""
     ra, dec = np.atleast_1d(np.asarray(ra, float)), np.atleast_1d(np.asarray(dec, float))
     x, y = np.full((2, len(ra)), np.nan)
-    reference = unit_vectors(wcs.wcs.crval[wcs.wcs.lng], wcs.wcs.crval[wcs.wcs.lat])
-    near = separation_deg(unit_vectors(ra, dec), reference) < 89  # NaN compares false
+    reference = wcs.wcs.crval[wcs.wcs.lng], wcs.wcs.crval[wcs.wcs.lat]
+    near = separation_arcsec(ra, dec, *reference) < 89 * 3600  # NaN compares false
     if near.any():
         x[near], y[near] = wcs.all_world2pix(ra[near], dec[near], 0, ra_dec_order=True, quiet=True)
     return x, y

@@ -17,9 +17,10 @@ from numpy.typing import ArrayLike, NDArray
 
 from astroclip.data.fitsfile import FitsFile
 from astroclip.data.imagefile import BRICK_NAME, ImageReader, Layout, find_layout, world_to_pixels
-from astroclip.data.near import choose_best, pairs_within
+from astroclip.data.lookup import choose_best
 from astroclip.errors import DataError
 from astroclip.schema import BANDS, CUTOUT_SIZE
+from astroclip.sky import MAX_RADIUS_ARCSEC, IntArray, Positions, match_nearest, match_sky
 
 SUFFIXES = (".fits", ".fits.fz", ".fits.gz")
 _ID = re.compile(r"(?:^|_)(\d+(?:-\d+-\d+)?)$")  # of a file's stem: TARGETID, or RELEASE-BRICKID-OBJID
@@ -221,8 +222,9 @@ class ImageFolder:
         if ids is not None:
             for kind in np.atleast_2d(np.asarray(ids).astype(str)):
                 fill_match(match, How.ID, *self._by_id(np.char.strip(kind)))
-        near = pairs_within(ra, dec, self.ra, self.dec, radius_arcsec / 3600)
-        fill_match(match, How.CENTRE, *choose_best(n, near.row, near.ref, near.separation))
+        if radius_arcsec > 0:
+            near = match_nearest((ra, dec), (self.ra, self.dec), radius_arcsec)
+            fill_match(match, How.CENTRE, near.row, near.several)
         fill_match(match, How.FOOTPRINT, *self._by_footprint(ra, dec))
         return match
 
@@ -271,16 +273,36 @@ class ImageFolder:
 
     def _by_footprint(self, ra: ArrayLike, dec: ArrayLike) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
         ra, dec = np.atleast_1d(np.asarray(ra, float)), np.atleast_1d(np.asarray(dec, float))
-        pairs = pairs_within(ra, dec, self.ra, self.dec, self._radius)
-        depth = np.full(len(pairs.row), -1.0)
-        for i in np.unique(pairs.ref):
-            mine, layout = pairs.ref == i, self._layouts[i]
+        row, image = find_circles((ra, dec), (self.ra, self.dec), 3600 * self._radius)
+        depth = np.full(len(row), -1.0)
+        for i in np.unique(image):
+            mine, layout = image == i, self._layouts[i]
             if layout is not None:
-                x, y = layout.to_pixels(ra[pairs.row[mine]], dec[pairs.row[mine]])
+                x, y = layout.to_pixels(ra[row[mine]], dec[row[mine]])
                 height, width = layout.shape
                 depth[mine] = np.min([x + 0.5, width - 0.5 - x, y + 0.5, height - 0.5 - y], axis=0)
         on = depth >= 0
-        return choose_best(len(ra), pairs.row[on], pairs.ref[on], -depth[on])
+        return choose_best(len(ra), row[on], image[on], -depth[on])
+
+
+def find_circles(
+    positions: Positions, centres: Positions, radius_arcsec: NDArray[np.float64]
+) -> tuple[IntArray, IntArray]:
+    """Return the pairs (position, circle) of positions within circles, (m,) centres in deg, radii in arcsec.
+
+    Circles of about one size are searched together: a few large ones do not make many small ones large.
+    """
+    ra, dec = (np.asarray(side, float) for side in centres)
+    found = [(np.zeros(0, np.int64), np.zeros(0, np.int64))]
+    size = np.floor(np.log2(np.where(radius_arcsec > 0, radius_arcsec, np.nan)))
+    for one in np.unique(size[np.isfinite(size)]):
+        mine = np.flatnonzero(size == one)
+        largest = min(radius_arcsec[mine].max(), MAX_RADIUS_ARCSEC)
+        near = match_sky(positions, (ra[mine], dec[mine]), largest, "all")
+        inside = near.separation_arcsec <= radius_arcsec[mine[near.right]]
+        found.append((near.left[inside], mine[near.right[inside]]))
+    rows, circles = zip(*found, strict=True)
+    return np.concatenate(rows), np.concatenate(circles)
 
 
 def open_images(path: str | Path) -> ImageFolder:

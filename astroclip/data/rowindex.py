@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from astroclip.data.legacysurvey import How, ImageMatch, fill_match
-from astroclip.data.near import choose_best, pairs_within
+from astroclip.data.lookup import choose_best
+from astroclip.sky import match_sky
 
 
 class RowIndex:
@@ -47,10 +48,9 @@ class RowIndex:
         """Return for each position the nearest row within the radius (-1: none), and whether several are."""
         ra, dec = np.atleast_1d(np.asarray(ra, float)), np.atleast_1d(np.asarray(dec, float))
         near = self._strips(dec, radius_arcsec / 3600 + 1e-9)  # deg; rounding must not lose a pair
-        pairs = pairs_within(ra, dec, self._ra[near], self._dec[near], radius_arcsec / 3600)
-        return choose_best(
-            len(ra), pairs.row, self._by_dec[near[pairs.ref]].astype(np.int64), pairs.separation
-        )
+        pairs = match_sky((ra, dec), (self._ra[near], self._dec[near]), radius_arcsec, "all")
+        rows = self._by_dec[near[pairs.right]].astype(np.int64)
+        return choose_best(len(ra), pairs.left, rows, pairs.separation_arcsec)
 
     def match(self, kinds: list[NDArray], ra: ArrayLike, dec: ArrayLike, radius_arcsec: float) -> ImageMatch:
         """Find rows by each kind of key in turn, else by position; `ImageMatch.file` is then the row."""
@@ -58,7 +58,8 @@ class RowIndex:
         match = ImageMatch(np.full(n, -1), np.full(n, How.NONE, np.int8), np.zeros(n, bool))
         for wanted in kinds:
             fill_match(match, How.ID, *self.find_key(wanted))
-        fill_match(match, How.CENTRE, *self.find_position(ra, dec, radius_arcsec))
+        if radius_arcsec > 0:
+            fill_match(match, How.CENTRE, *self.find_position(ra, dec, radius_arcsec))
         return match
 
     def _strips(self, dec: NDArray[np.float64], reach: float) -> NDArray[np.int64]:

@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from astroclip.data.fitsfile import FitsFile, check_flux_unit
-from astroclip.data.near import choose_best, pairs_within
 from astroclip.errors import DataError
+from astroclip.sky import match_nearest
 
 # Bits of SPPIXMASK (https://www.sdss4.org/dr17/algorithms/bitmasks) that spoil a pixel if every exposure
 # has them: three that come with ivar 0, and bright sky, which the SDSS redshift pipeline leaves out too.
@@ -152,8 +152,10 @@ class SpecIndex(NamedTuple):
         self, ra: ArrayLike, dec: ArrayLike, radius_arcsec: float = 1.0
     ) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
         """Return for each position the nearest file within the radius (-1: none), and whether several fit."""
-        pairs = pairs_within(ra, dec, self.ra, self.dec, radius_arcsec / 3600)
-        return choose_best(np.size(ra), pairs.row, pairs.ref, pairs.separation)
+        if not radius_arcsec > 0:
+            return np.full(np.size(ra), -1), np.zeros(np.size(ra), bool)
+        near = match_nearest((ra, dec), (self.ra, self.dec), radius_arcsec)
+        return near.row, near.several
 
 
 def find_specs(folder: str | Path) -> SpecIndex:

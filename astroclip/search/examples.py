@@ -7,9 +7,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from astroclip.data.near import separation_deg, unit_vectors
 from astroclip.errors import DataError, UsageError
 from astroclip.schema import DEC_NAMES, RA_NAMES, TARGETID
+from astroclip.sky import separation_arcsec
 from astroclip.tables import FitsTable
 
 BLOCK = 1 << 18  # rows in which a TARGETID or a position is looked for at a time
@@ -109,11 +109,9 @@ def _find_position(table: FitsTable, example: Example, radius_arcsec: float) -> 
     if names[0] is None or names[1] is None:
         raise DataError(f"{table.name}: no columns of position, such as RA and DEC")
     ra, dec = _parse_position(example.value)
-    wanted = unit_vectors(ra, dec)
     best, nearest = np.inf, -1
     for start, block in _blocks(table, [names[0], names[1]]):
-        apart = separation_deg(unit_vectors(block[names[0]], block[names[1]]), wanted)
-        apart = np.where(np.isfinite(apart), apart, np.inf) * 3600
+        apart = np.nan_to_num(separation_arcsec(block[names[0]], block[names[1]], ra, dec), nan=np.inf)
         if apart.min() < best:
             best, nearest = float(apart.min()), start + int(apart.argmin())
     if best > radius_arcsec:

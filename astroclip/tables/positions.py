@@ -16,10 +16,11 @@ from numpy.typing import NDArray
 
 from astroclip.errors import DataError
 from astroclip.schema import EPOCH_NAMES, MOTION_NAMES, POSITION_NAMES
-from astroclip.sky import FloatArray, has_position, propagate
+from astroclip.sky import FloatArray, has_position
 from astroclip.tables.columns import Column
 from astroclip.tables.fitstable import FitsTable
 from astroclip.tables.missing import is_missing, to_floats, to_texts
+from astroclip.tables.motion import propagate
 
 Block = Mapping[str, NDArray[Any]]
 

@@ -66,9 +66,10 @@ class Handler(BaseHTTPRequestHandler):
         path = unquote(urlsplit(self.path).path)
         headers = self.headers
         self.server.requests.append((self.command, path, headers.get("Range"), headers.get("Authorization")))
+        tree = re.fullmatch(r"/api/models/([^/]+/[^/]+)/tree/([^/]+)", path)
         api = re.fullmatch(r"/api/models/([^/]+/[^/]+)(?:/revision/(.+))?", path)
         file = re.fullmatch(r"/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", path)
-        match = api or file
+        match = tree or api or file
         repo = match[1] if match else ""
         if repo in self.server.gated and not headers.get("Authorization"):
             self.reply(401, error="GatedRepo")
@@ -78,6 +79,8 @@ class Handler(BaseHTTPRequestHandler):
             self.reply(404, error="RevisionNotFound")
         elif self.server.not_json:
             self.reply(200, b"<html>Please log in to the wireless network</html>")
+        elif tree:
+            self.reply(200, json.dumps(self.list_tree(repo)).encode())
         elif api:
             self.reply(200, json.dumps(self.describe(repo)).encode())
         else:
@@ -85,20 +88,20 @@ class Handler(BaseHTTPRequestHandler):
 
     def describe(self, repo: str) -> dict[str, Any]:
         """What the hub says of a repository."""
-        siblings = []
+        siblings = [{"rfilename": name} for name in self.server.repos[repo]]
+        sha = self.server.commit(repo)
+        return {"id": repo, "modelId": repo, "sha": sha, "siblings": siblings, "tags": []}
+
+    def list_tree(self, repo: str) -> list[dict[str, Any]]:
+        """What the hub says of the files of a repository."""
+        entries = []
         for name, data in self.server.repos[repo].items():
-            sibling: dict[str, Any] = {"rfilename": name, "size": len(data), "blobId": git_sha1(data)}
+            entry: dict[str, Any] = {"type": "file", "path": name, "size": len(data), "oid": git_sha1(data)}
             if is_large(name):
                 sha256 = hashlib.sha256(data).hexdigest()
-                sibling["lfs"] = {"sha256": sha256, "size": len(data), "pointerSize": 134}
-            siblings.append(sibling)
-        return {
-            "id": repo,
-            "modelId": repo,
-            "sha": self.server.commit(repo),
-            "siblings": siblings,
-            "tags": [],
-        }
+                entry["lfs"] = {"oid": sha256, "size": len(data), "pointerSize": 134}
+            entries.append(entry)
+        return entries
 
     def send_file(self, repo: str, name: str) -> None:
         data = self.server.repos[repo].get(name)

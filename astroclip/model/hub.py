@@ -3,11 +3,10 @@
 `mini` lies beside this file, a model directory with its own reference set.
 A fetched model lives in ``<cache>/<org>--<repo>@<commit>``, a model directory; ``<org>--<repo>@<revision>``
 is a small file with the commit that a branch or tag was when it was last fetched. The cache is
-``$ASTROCLIP_CACHE/models``, by default ``~/.cache/astroclip/model``. ``HF_ENDPOINT``, ``HF_HUB_OFFLINE``,
+``$ASTROCLIP_CACHE/models``, by default ``~/.cache/astroclip/models``. ``HF_ENDPOINT``, ``HF_HUB_OFFLINE``,
 ``HF_TOKEN`` and ``HF_HOME`` are honoured: a file that huggingface_hub's own cache holds is not fetched again.
 """
 
-import hashlib
 import os
 import re
 import shutil
@@ -49,22 +48,13 @@ KNOWN = {
 SHIPPED = "mini"
 _FILES = {known.repo: known.file for known in KNOWN.values()}
 _NAME = re.compile(r"(?P<repo>[\w.-]+(/[\w.-]+)?)(@(?P<revision>[\w./-]+))?")
-_COMMIT = re.compile(r"[0-9a-f]{40}")
-
-
-class _RepoFile(NamedTuple):
-    """A file of a repository at a commit, with every checksum that the hub gives for it."""
-
-    repo: str
-    commit: str
-    name: str
-    checksums: set[str]
+REFERENCE = "reference.safetensors"  # labels and embeddings that a model may come with
 
 
 def pull_model(name: str, cache: Path | None = None, offline: bool = False) -> Path:
     """Fetch a model from the Hugging Face hub, verify it, and convert it on arrival if it is a pickle.
 
-    What was fetched before is not fetched again; an interrupted download goes on where it stopped.
+    What was fetched before is not fetched again; a connection that breaks is taken up where it broke.
 
     Parameters
     ----------
@@ -90,7 +80,7 @@ def pull_model(name: str, cache: Path | None = None, offline: bool = False) -> P
         If the repository or revision does not exist or needs a token, if the network or the model is not
         there, if a checksum is wrong (the download is removed), or if the checkpoint cannot be converted.
     """
-    from huggingface_hub import constants
+    from huggingface_hub import is_offline_mode
 
     if name == SHIPPED:
         return find_model(name)
@@ -101,8 +91,8 @@ def pull_model(name: str, cache: Path | None = None, offline: bool = False) -> P
         )
     repo, revision = parsed
     cache = cache or cache_folder("models")
-    if offline or constants.HF_HUB_OFFLINE:
-        found = _find_pulled(cache, repo, revision) or _convert_cached(cache, repo, revision)
+    if offline or is_offline_mode():
+        found = _find_pulled(cache, repo, revision)
         if found is None:
             raise CheckpointError(
                 f"{repo}@{revision}: not in {cache}, and no network is to be used. "
@@ -110,12 +100,12 @@ def pull_model(name: str, cache: Path | None = None, offline: bool = False) -> P
             )
         return found
     with _explained(repo, revision):
-        files = _list_files(repo, revision)
-        target = _place(cache, repo, files[0].commit)
+        commit, files = _list_files(repo, revision)
+        target = _place(cache, repo, commit)
         if not is_model_directory(target):
-            _fetch(files, target)
-    if revision != files[0].commit:
-        _place(cache, repo, revision).write_text(files[0].commit, encoding="utf-8")
+            _fetch(repo, commit, files, target)
+    if revision != commit:
+        _place(cache, repo, revision).write_text(commit, encoding="utf-8")
     return target
 
 
@@ -198,107 +188,56 @@ def _find_pulled(cache: Path, repo: str, revision: str) -> Path | None:
     return place if is_model_directory(place) else None
 
 
-def _convert_cached(cache: Path, repo: str, revision: str) -> Path | None:
-    """Convert a published checkpoint that huggingface_hub's own cache holds."""
-    from huggingface_hub import try_to_load_from_cache
-
-    path = try_to_load_from_cache(repo, _FILES.get(repo, "none"), revision=revision)
-    if not isinstance(path, str):
-        return None
-    blob, commit = (
-        Path(path).resolve(),
-        Path(path).parent.name,
-    )  # .../snapshots/<commit>/<file> -> blobs/<sha256>
-    _verify(blob, _RepoFile(repo, commit, blob.name, {blob.name}))
-    target = _place(cache, repo, commit)
-    convert_checkpoint(path, target, source=f"{repo}@{commit}")
-    return target
-
-
-def _list_files(repo: str, revision: str) -> list[_RepoFile]:
-    """Ask the hub which files make the model: a model directory of ours, else the one checkpoint."""
+def _list_files(repo: str, revision: str) -> tuple[str, list[str]]:
+    """Return the commit, and the files that make the model: a directory of ours, else the one checkpoint."""
     from huggingface_hub import HfApi
 
-    api = HfApi(endpoint=_endpoint())
-    info = api.model_info(repo, revision=revision, files_metadata=True)
-    if not (info.sha and _COMMIT.fullmatch(info.sha)):
+    info = HfApi(endpoint=_endpoint()).model_info(repo, revision=revision)
+    there = {sibling.rfilename for sibling in info.siblings or []}
+    checkpoints = [name for name in there if re.fullmatch(r"[\w.-]+\.ckpt", name)]
+    if not info.sha:
         raise CheckpointError(
             f"{repo}@{revision}: the hub does not say which commit this is; check HF_ENDPOINT"
         )
-    siblings = {sibling.rfilename: sibling for sibling in info.siblings or []}
-    checkpoints = [name for name in siblings if re.fullmatch(r"[\w.-]+\.ckpt", name)]
-    if {WEIGHTS, CONFIG} <= siblings.keys():
-        wanted = [name for name in (CONFIG, CARD, WEIGHTS) if name in siblings]
-    elif _FILES.get(repo) in checkpoints:
-        wanted = [_FILES[repo]]
-    elif len(checkpoints) == 1:
-        wanted = checkpoints
-    else:
+    if {WEIGHTS, CONFIG} <= there:
+        return info.sha, [name for name in (CONFIG, CARD, WEIGHTS, REFERENCE) if name in there]
+    if _FILES.get(repo) in checkpoints:
+        return info.sha, [_FILES[repo]]
+    if len(checkpoints) != 1:
         raise CheckpointError(
             f"{repo}@{revision}: expected {WEIGHTS} and {CONFIG}, or one .ckpt file; "
-            f"found {', '.join(sorted(siblings)[:20]) or 'nothing'}"
+            f"found {', '.join(sorted(there)[:20]) or 'nothing'}"
         )
-    sums = {name: {lfs.sha256} if (lfs := siblings[name].lfs) else set() for name in wanted}
-    return [_RepoFile(repo, info.sha, name, sums[name]) for name in wanted]
+    return info.sha, checkpoints
 
 
-def _fetch(files: list[_RepoFile], target: Path) -> None:
+def _fetch(repo: str, commit: str, files: list[str], target: Path) -> None:
     """Download and verify the files of a model and make its directory; partial downloads wait beside it."""
-    waiting = target.with_name(f".{target.name}")
-    waiting.mkdir(parents=True, exist_ok=True)
-    paths = [_download(file, waiting / file.name) for file in files]
-    if files[0].name.endswith(".ckpt"):
-        convert_checkpoint(paths[0], target, source=f"{files[0].repo}@{files[0].commit}")
+    from huggingface_hub import HfApi, snapshot_download
+
+    waiting, endpoint = target.with_name(f".{target.name}"), _endpoint()
+    api = HfApi(endpoint=endpoint)
+    for again in (False, True):  # what was wrong may be a damaged file of huggingface_hub's own cache
+        snapshot_download(
+            repo, revision=commit, local_dir=waiting, allow_patterns=files, endpoint=endpoint,
+            force_download=again,
+        )  # fmt: skip
+        wrong = api.verify_repo_checksums(repo, revision=commit, local_dir=waiting).mismatches
+        if not wrong:
+            break
+    else:
+        shutil.rmtree(waiting)
+        raise CheckpointError(
+            f"{repo}@{commit}: {wrong[0]['path']} has checksum {wrong[0]['actual']}, the hub says "
+            f"{wrong[0]['expected']}. The download was removed; run the same command again"
+        )
+    if files[0].endswith(".ckpt"):
+        convert_checkpoint(waiting / files[0], target, source=f"{repo}@{commit}")
         shutil.rmtree(waiting)
     else:
-        for path, file in zip(paths, files, strict=True):
-            if path.parent != waiting:
-                shutil.copyfile(path, waiting / file.name)
         read_info(waiting)
+        shutil.rmtree(waiting / ".cache")  # huggingface_hub's notes on the download
         waiting.rename(target)
-
-
-def _download(file: _RepoFile, path: Path) -> Path:
-    """Return a verified file, from huggingface_hub's cache or downloaded to `path`, maybe in several goes."""
-    from huggingface_hub import get_hf_file_metadata, get_token, hf_hub_url, try_to_load_from_cache
-    from huggingface_hub.file_download import http_get
-
-    url = hf_hub_url(file.repo, file.name, revision=file.commit, endpoint=_endpoint())
-    metadata = get_hf_file_metadata(url, token=get_token(), endpoint=_endpoint())
-    checksums = file.checksums | ({metadata.etag} if metadata.etag else set())
-    cached = try_to_load_from_cache(file.repo, file.name, revision=file.commit)
-    if isinstance(cached, str):
-        path = Path(cached)
-    else:
-        if path.exists() and metadata.size is not None and path.stat().st_size > metadata.size:
-            path.unlink()
-        with path.open("ab") as part:
-            headers = {"authorization": f"Bearer {token}"} if (token := get_token()) else {}
-            http_get(url, part, resume_size=part.tell(), headers=headers, expected_size=metadata.size)
-    _verify(path, file._replace(checksums=checksums))
-    return path
-
-
-def _verify(path: Path, file: _RepoFile) -> None:
-    """Compare a file with its checksums: SHA-256 (large files) or git's SHA-1; remove it if one is wrong."""
-    known = [checksum for checksum in file.checksums if re.fullmatch(r"[0-9a-f]{40}|[0-9a-f]{64}", checksum)]
-    if not known:
-        raise CheckpointError(
-            f"{file.repo}@{file.commit}: the hub gives no checksum of {file.name}: not used"
-        )
-    for checksum in known:
-        sha = hashlib.sha256() if len(checksum) == 64 else hashlib.sha1(usedforsecurity=False)
-        if len(checksum) == 40:
-            sha.update(b"blob %d\0" % path.stat().st_size)
-        with path.open("rb") as content:
-            while block := content.read(1 << 20):
-                sha.update(block)
-        if sha.hexdigest() != checksum:
-            path.resolve().unlink()
-            raise CheckpointError(
-                f"{file.repo}@{file.commit}: {file.name} has checksum {sha.hexdigest()}, the hub says "
-                f"{checksum}. The download was removed; run the same command again"
-            )
 
 
 @contextmanager
@@ -324,6 +263,6 @@ def _explained(repo: str, revision: str) -> Iterator[None]:
         # HTTPError: the HTTP library's own, whichever it is. ValueError: an answer that is not JSON.
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise CheckpointError(
-            f"{where}: cannot be fetched ({reason}). Run the same command again, it goes on where it "
-            "stopped; --offline uses what was fetched before"
+            f"{where}: cannot be fetched ({reason}). Run the same command again: what is complete is "
+            "not fetched again; --offline uses what was fetched before"
         ) from None

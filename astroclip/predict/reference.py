@@ -17,12 +17,11 @@ from safetensors.numpy import save_file
 
 from astroclip.errors import DataError, UsageError
 from astroclip.model.checkpoint import is_model_directory, model_hash, usual_rights
-from astroclip.model.hub import find_model
+from astroclip.model.hub import REFERENCE, find_model
 from astroclip.schema import IMAGE_EMBEDDING, SPECTRUM_EMBEDDING
 from astroclip.tables import FitsTable, open_table
 from astroclip.tables.where import Where
 
-REFERENCE = "reference.safetensors"
 FORMAT = "astroclip reference 1"
 BLOCK = 4096  # rows read at a time
 EMBEDDINGS = (IMAGE_EMBEDDING, SPECTRUM_EMBEDDING)

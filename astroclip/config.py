@@ -1,10 +1,9 @@
-"""Frozen typed settings, read strictly from YAML and changed with ``key=value``; where astroclip keeps files.
+"""Frozen typed settings, read strictly from YAML and changed with ``key=value``.
 
 A wrong key, type or value is one `ConfigError` that names the file, the key and what was expected.
 """
 
 import copy
-import os
 from importlib import resources
 from pathlib import Path
 from typing import Any, Self, TypeVar
@@ -13,11 +12,6 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from astroclip.errors import ConfigError
-
-
-def cache_folder(kind: str) -> Path:
-    """Return where fetched things of a kind are kept: ``$ASTROCLIP_CACHE/<kind>``, by default in ~/.cache."""
-    return Path(os.environ.get("ASTROCLIP_CACHE") or Path.home() / ".cache" / "astroclip") / kind
 
 
 class Settings(BaseModel):

@@ -1,15 +1,19 @@
-"""The unfinished output: a locked part file beside the target, with a journal that tells how far it is.
+"""How files are written: checked before, beside their place, and renamed when they are complete.
 
-``.<output>.part`` holds the bytes, ``.<output>.part.json`` the number of rows that are safely in it. The
-target appears in one rename, when it is complete.
+`written_beside` is for a file that is made in one go. `Part` is for one that takes long: a locked part file
+``.<output>.part`` beside the target, and a journal ``.<output>.part.json`` that says how many rows are safely
+in it, so that an interrupted run can be resumed. `check_outputs` compares the outputs of a call with its
+inputs. Here are also the fingerprints of inputs, and the folders of what is fetched.
 """
 
 import errno
 import fcntl
+import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -19,60 +23,110 @@ from numpy.typing import NDArray
 
 from astroclip.errors import DataError, UsageError
 
-FITS_SUFFIXES = (".fits", ".fit")
-PARQUET_SUFFIX = ".parquet"
-TABLE_SUFFIXES = (*FITS_SUFFIXES, PARQUET_SUFFIX)
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 _COPIED_BYTES = 8 << 20
 
-WORD = 0xFFFFFFFF
+Seen = Callable[[NDArray[np.uint8]], None]
+Name = str | Path  # of a file, as the user wrote it
 
 
-class Checksum:
-    """The 32-bit ones'-complement sum of a stream of bytes, the D of DATASUM.
+def cache_folder(kind: str) -> Path:
+    """Return where fetched things of a kind are kept: ``$ASTROCLIP_CACHE/<kind>``, by default in ~/.cache."""
+    return Path(os.environ.get("ASTROCLIP_CACHE") or Path.home() / ".cache" / "astroclip") / kind
 
-    A block that begins within a word is summed as if it began with it; rotating that sum by the bytes it is
-    off gives the right one, because the carry goes round (as in RFC 1071, 2).
+
+def fingerprint_of(path: Path, name: str) -> dict[str, Any]:
+    """Return size, time of change (ns) and SHA-256 of a file; `name` is what it is called in an error."""
+    try:
+        with path.open("rb") as file:
+            stat = os.fstat(file.fileno())
+            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise DataError(f"{name}: cannot read it ({error.strerror})") from None
+    return {"size": stat.st_size, "mtime_ns": stat.st_mtime_ns, "sha256": sha256}
+
+
+def listing_of(files: Iterable[Path]) -> dict[str, Any]:
+    """Return size and last time of change (ns) of files, and the SHA-256 of their names, sizes and times.
+
+    A file that is not there counts too.
     """
-
-    def __init__(self, total: int = 0, phase: int = 0) -> None:
-        self.total, self.phase = total, phase
-
-    def update(self, block: NDArray[np.uint8]) -> None:
-        """Add a contiguous run of bytes."""
-        whole = block.size // 4 * 4
-        tail = bytes(block[whole:]).ljust(4, b"\0")
-        words = int(np.add.reduce(block[:whole].view(">u4"), dtype=np.uint64))
-        total = _fold(words + int.from_bytes(tail, "big"))
-        turn = 8 * self.phase
-        total = (total >> turn | total << (32 - turn)) & WORD
-        self.total = _fold(self.total + total)
-        self.phase = (self.phase + block.size) % 4
+    size, latest, sha256 = 0, 0, hashlib.sha256()
+    for path in files:
+        stat = path.stat() if path.is_file() else None
+        sha256.update(f"{path.name} {stat and stat.st_size} {stat and stat.st_mtime_ns}\n".encode())
+        size += stat.st_size if stat else 0
+        latest = max(latest, stat.st_mtime_ns if stat else 0)
+    return {"size": size, "mtime_ns": latest, "sha256": sha256.hexdigest()}
 
 
-def _fold(total: int) -> int:
-    """Add the carries of a sum of 32-bit words back in."""
-    while total > WORD:
-        total = (total & WORD) + (total >> 32)
-    return total
-
-
-def check_output(
-    output: Path, name: str, overwrite: bool, suffixes: tuple[str, ...] = TABLE_SUFFIXES
+def check_outputs(
+    outputs: Sequence[Name | None],
+    inputs: Sequence[Name | None],
+    overwrite: bool,
+    *,
+    folders: Sequence[Name | None] = (),
+    own: Name | None = None,
 ) -> None:
+    """Refuse the outputs of a call that cannot be written, or would destroy an input or each other.
+
+    Nothing is written before all are checked. Two names are one file if device and inode are the same, or, of
+    a file that is not there yet, if they are the same once symbolic links are followed.
+
+    Parameters
+    ----------
+    outputs, folders
+        Files, and folders of files, that the call writes; None stands for one that is not wanted.
+    inputs
+        Files and folders that it reads; None, and the names of web services and models, are no files.
+    overwrite
+        Whether an output file may exist.
+    own
+        The one input that the first output may replace, because the output holds all of it.
+
+    Raises
+    ------
+    UsageError
+        If an output exists without `overwrite`, is a folder, is an input, or is there twice.
+    DataError
+        If an output's folder does not exist.
+    """
+    wanted = [path for path in outputs if path is not None]
+    for path in wanted:
+        check_output(Path(os.path.realpath(path)), str(path), overwrite)
+    read = [path for path in inputs if path is not None]
+    written = [*wanted, *(path for path in folders if path is not None)]
+    for number, path in enumerate(written):
+        replaced = own if number == 0 else None
+        for other in read:
+            if is_same_file(path, other) and not (replaced is not None and is_same_file(replaced, other)):
+                raise UsageError(f"{path}: is an input of this run. Choose another name for the output")
+        for other in written[:number]:
+            if is_same_file(path, other):
+                raise UsageError(f"{path}: is named for two outputs of this run. Give each its own name")
+
+
+def is_same_file(one: Name, other: Name) -> bool:
+    """Tell whether two names are of one file or folder, links followed."""
+    if Path(one).exists() and Path(other).exists():
+        return Path(one).samefile(other)
+    return os.path.realpath(one) == os.path.realpath(other)
+
+
+def check_output(output: Path, name: str, overwrite: bool, suffixes: Sequence[str] = ()) -> None:
     """Refuse an output that cannot be written, before anything is; `name` is what the user called it.
 
     Raises
     ------
     UsageError
-        If it exists without `overwrite`, is a folder, or has a suffix that is not written.
+        If it exists without `overwrite`, is a folder, or has none of the suffixes (without: any will do).
     DataError
         If its folder does not exist.
     """
-    if output.suffix.lower() not in suffixes:
+    if suffixes and output.suffix.lower() not in suffixes:
         hint = f" (write {suffixes[0]}, then gzip it)" if output.suffix.lower() == ".gz" else ""
-        raise UsageError(f"{name}: outputs are written as {suffixes[0]} or {suffixes[-1]}{hint}")
+        raise UsageError(f"{name}: outputs are written as {', '.join(suffixes)}{hint}")
     if not output.parent.is_dir():
         raise DataError(f"{name}: there is no folder {output.parent}. Make it first")
     if output.is_dir():
@@ -87,11 +141,10 @@ def part_path(output: Path) -> Path:
 
 
 def check_space(output: Path, name: str, size: int) -> None:
-    """Raise `DataError` if a part of `size` bytes does not fit (for Parquet: with the file made from it)."""
+    """Raise `DataError` if `size` bytes, what is in the part already among them, do not fit on the disk."""
     free = shutil.disk_usage(output.parent).free
     if part_path(output).exists():
         free += part_path(output).stat().st_blocks * 512  # a sparse part takes less than its size
-    size *= 2 if output.suffix.lower() == PARQUET_SUFFIX else 1
     if free < size:
         raise DataError(
             f"{name}: needs {size / 1e9:.3g} GB, but {output.parent} has {free / 1e9:.3g} GB free"
@@ -104,10 +157,59 @@ def writing(name: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        why = "the disk or quota is full" if error.errno in _FULL else error.strerror
-        raise DataError(
-            f"{name}: cannot write it: {why}. Make room or choose another place, then resume the run"
-        ) from error
+        why = "the disk or quota is full" if error.errno in _FULL else error.strerror or error
+        hint = "Make room or choose another place, then resume the run or begin again"
+        raise DataError(f"{name}: cannot write it: {why}. {hint}") from error
+
+
+@contextmanager
+def written_beside(path: Name, name: str = "") -> Iterator[Path]:
+    """Yield a hidden name beside `path`; what is written there gets the name `path` when it is complete.
+
+    It has the rights of the file that it replaces, else those of any new file. If the context is left by an
+    exception, or what was written is removed there, nothing is left, and `path` is as it was. `name` is what
+    the user called the file.
+
+    Raises
+    ------
+    DataError
+        If it cannot be written.
+    """
+    target = Path(os.path.realpath(path))
+    beside = target.with_name(f".{target.name}.{os.getpid()}.part")
+    try:
+        with writing(name or str(path)):
+            beside.touch()
+            # some libraries let nobody but the owner read what they write (safetensors)
+            mode = (target if target.exists() else beside).stat().st_mode
+            yield beside
+            if beside.exists():
+                beside.chmod(mode & 0o7777)
+                beside.replace(target)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+@contextmanager
+def scratch_folder(beside: Path, name: str) -> Iterator[Path]:
+    """Yield a private folder in which a step can write; it is removed at the end, however the step ends.
+
+    Parameters
+    ----------
+    beside
+        Folder to make it in.
+    name
+        What it is for, in the folder's name and in errors.
+
+    Raises
+    ------
+    DataError
+        If it cannot be made.
+    """
+    with writing(name):
+        folder = tempfile.TemporaryDirectory(prefix=f".{Path(name).name}.", dir=beside)
+    with folder as path:
+        yield Path(path)
 
 
 class Part:
@@ -117,8 +219,6 @@ class Part:
     ----------
     path, journal_path : Path
         ``.<output>.part`` and ``.<output>.part.json``.
-    checksum : Checksum
-        Of the bytes written with ``summed=True``.
 
     Raises
     ------
@@ -132,7 +232,6 @@ class Part:
         self.output, self.name = output, name
         self.path = part_path(output)
         self.journal_path = output.with_name(f".{output.name}.part.json")
-        self.checksum = Checksum()
         try:
             self._fd = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o666)
         except OSError as error:
@@ -188,20 +287,20 @@ class Part:
         os.ftruncate(self._fd, size)
         os.lseek(self._fd, size, os.SEEK_SET)
 
-    def write(self, data: bytes | NDArray[np.uint8], *, summed: bool = False) -> None:
-        """Append bytes; with `summed` they count for the checksum."""
-        block = np.frombuffer(data, np.uint8) if isinstance(data, bytes) else data
-        if summed:
-            self.checksum.update(block)
-        rest = block.data
+    def write(self, data: bytes | NDArray[np.uint8]) -> None:
+        """Append bytes."""
+        rest = _as_bytes(data).data
         with writing(self.name):
             while rest:
                 rest = rest[os.write(self._fd, rest) :]
 
-    def copy(self, file: BinaryIO, start: int, stop: int, *, summed: bool = False) -> None:
-        """Append bytes `start` to `stop` of another file."""
+    def copy(self, file: BinaryIO, start: int, stop: int, seen: Seen | None = None) -> None:
+        """Append bytes `start` to `stop` of another file; `seen` is called with each piece of them."""
         for at in range(start, stop, _COPIED_BYTES):
-            self.write(read_exactly(file, at, min(_COPIED_BYTES, stop - at), self.name), summed=summed)
+            piece = _as_bytes(read_exactly(file, at, min(_COPIED_BYTES, stop - at), self.name))
+            if seen:
+                seen(piece)
+            self.write(piece)
 
     def read(self, start: int, size: int) -> bytes:
         """Return bytes of the part itself."""
@@ -209,7 +308,7 @@ class Part:
 
     def patch(self, start: int, data: bytes | NDArray[np.uint8]) -> None:
         """Write over bytes that are there already, or fill a hole."""
-        rest = (np.frombuffer(data, np.uint8) if isinstance(data, bytes) else data).data
+        rest = _as_bytes(data).data
         with writing(self.name):
             while rest:  # a disk about to be full takes a piece first, and only then refuses
                 written = os.pwrite(self._fd, rest, start)
@@ -245,6 +344,10 @@ class Part:
     def close(self) -> None:
         """Give up the lock."""
         os.close(self._fd)
+
+
+def _as_bytes(data: bytes | NDArray[np.uint8]) -> NDArray[np.uint8]:
+    return np.frombuffer(data, np.uint8) if isinstance(data, bytes) else data
 
 
 def read_exactly(file: BinaryIO, start: int, size: int, name: str) -> bytes:

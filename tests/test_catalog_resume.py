@@ -286,8 +286,8 @@ def test_a_folder_that_cannot_be_written(
         ("missing/out.fits", DataError, "there is no folder .*missing"),
         ("in.fits/out.fits", DataError, "there is no folder .*in.fits"),
         ("folder.fits", UsageError, "is a folder"),
-        ("out.fits.gz", UsageError, r"as .fits or .parquet \(write .fits, then gzip it\)"),
-        ("out.csv", UsageError, "as .fits or .parquet$"),
+        ("out.fits.gz", UsageError, r"as .fits, .fit, .parquet \(write .fits, then gzip it\)"),
+        ("out.csv", UsageError, "as .fits, .fit, .parquet"),
     ],
 )
 def test_outputs_that_cannot_be(

@@ -98,7 +98,7 @@ def test_a_run_is_resumed_with_its_own_settings_only(survey, tmp_path):
         ({"coadds": "nothing"}, DataError, "no such folder of coadds"),
         ({"output": "no/folder/out"}, DataError, "there is no folder"),
         ({"output": "taken"}, UsageError, "exists already"),
-        ({"rejects": "o.fits"}, UsageError, "is the match table"),
+        ({"rejects": "o.fits"}, UsageError, "is named for two outputs"),
         ({"rejects": "r.txt"}, UsageError, "r.txt"),
         ({"labels": ["nothing.csv"]}, DataError, "nothing.csv"),
         ({"labels": ["blind.fits"]}, DataError, "TARGETID or position"),

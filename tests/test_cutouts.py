@@ -263,7 +263,7 @@ def test_full_disk(tmp_path, monkeypatch):
 
     with serve(good) as server:
         monkeypatch.setattr(Path, "write_bytes", full)
-        with pytest.raises(DataError, match=r"cannot write the cut-out \(No space left on device\)"):
+        with pytest.raises(DataError, match=r"cannot write it: the disk or quota is full"):
             fetch(server, [1], [1], tmp_path)
 
 

@@ -16,8 +16,9 @@ from astroclip.crossmatch.plan import CrossmatchSettings, Progress, check_settin
 from astroclip.crossmatch.spectra_side import SpectraTable, default_coadds, open_spectra
 from astroclip.data.pairs.pairs_format import row_bytes
 from astroclip.errors import DataError, UsageError
-from astroclip.files import check_output
+from astroclip.files import check_outputs
 from astroclip.schema import MATCH_COLUMNS
+from astroclip.tables.outputs import output_format
 
 logger = logging.getLogger(__name__)
 
@@ -129,7 +130,9 @@ def build_pairs(
     check_settings(settings)
     outputs = _name_outputs(output, rejects)
     if not dry_run:
-        _check_outputs(outputs, pairs=pairs, replace=overwrite or resume)
+        output_format(outputs.rejects or outputs.table)
+        written = [outputs.table, outputs.rejects, outputs.pairs if pairs else None]
+        check_outputs(written, [spectra, images, coadds, *labels], overwrite or resume)
     scratch = None if dry_run else outputs.table.parent
     with (
         open_spectra(spectra, settings.cut, settings.ra, settings.dec, scratch) as table,
@@ -155,17 +158,6 @@ def _name_outputs(output: str | Path, rejects: str | Path | None) -> Outputs:
         base = base.with_suffix("")
     table, pairs = (base.with_name(base.name + suffix) for suffix in (".fits", ".h5"))
     return Outputs(table, pairs, Path(rejects) if rejects else None)
-
-
-def _check_outputs(outputs: Outputs, *, pairs: bool, replace: bool) -> None:
-    """Refuse outputs that cannot be written."""
-    check_output(outputs.table.resolve(), str(outputs.table), replace)
-    if outputs.rejects:
-        check_output(outputs.rejects.resolve(), str(outputs.rejects), replace)
-        if outputs.rejects.resolve() == outputs.table.resolve():
-            raise UsageError(f"{outputs.rejects}: is the match table. Choose another name for the rejects")
-    if pairs and outputs.pairs:
-        check_output(outputs.pairs.resolve(), str(outputs.pairs), replace, (".h5",))
 
 
 def _find_tree(

@@ -18,11 +18,10 @@ from astroclip.data.pairs import Label, open_pairs, write_pairs
 from astroclip.data.pairs.pairs_format import row_bytes
 from astroclip.data.zcatalog import find_coadds_of
 from astroclip.errors import UsageError
-from astroclip.files import check_space
+from astroclip.files import check_space, fingerprint_of, listing_of
 from astroclip.schema import MATCH_HDU
 from astroclip.sky import IntArray
 from astroclip.tables import write_table
-from astroclip.tables.fitstable import fingerprint_of, listing_of
 
 REJECTS_HDU = "REJECTS"
 

@@ -20,6 +20,7 @@ from numpy.typing import ArrayLike, NDArray
 from astroclip.data.legacysurvey import read_cutout
 from astroclip.data.webservice import GIVE_UP_AFTER, Fetched, ServiceError, WebService, make_folder
 from astroclip.errors import DataError, UsageError
+from astroclip.files import writing, written_beside
 from astroclip.schema import BANDS, CUTOUT_SIZE, PIXSCALE
 
 CUTOUT_URL = "https://www.legacysurvey.org/viewer"
@@ -193,21 +194,15 @@ def _keep(path: Path, answer: bytes, size: int) -> tuple[Fetched, str]:
     if not answer.startswith(b"SIMPLE"):
         start = " ".join(answer[:200].decode("utf-8", "replace").split())
         return Fetched.UNUSABLE, f"{path.name}: the service answered '{start[:80]}', not a FITS image"
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
+    with writing(str(path)):
         path.parent.mkdir(parents=True, exist_ok=True)
+    with written_beside(path) as part:
         part.write_bytes(answer)
         status, message = _check(part, size)
-        if status == Fetched.FETCHED:
-            part.replace(path)
-        elif status == Fetched.ABSENT:
+        if status == Fetched.ABSENT:
             path.with_suffix(OUTSIDE_SUFFIX).touch()
-    except OSError as error:
-        raise DataError(
-            f"{path}: cannot write the cut-out ({error.strerror}). Make room, or change the folder"
-        ) from error
-    finally:
-        part.unlink(missing_ok=True)
+        if status != Fetched.FETCHED:
+            part.unlink()
     return status, message.replace(str(part), path.name)
 
 

@@ -24,6 +24,7 @@ from astroclip.data.desi import COMBINED_ARM, CoaddIndex, CoaddMatch, find_coadd
 from astroclip.data.grid import ArmPixels, combine_arms, place_on_grid, stack_spectra
 from astroclip.data.webservice import GIVE_UP_AFTER, Fetched, ServiceError, WebService, make_folder
 from astroclip.errors import DataError, UsageError
+from astroclip.files import written_beside
 from astroclip.schema import FLUX_UNIT, IVAR_UNIT, TARGETID, WAVE_UNIT
 
 SPARCL_URL = "https://astrosparcl.datalab.noirlab.edu/api"
@@ -295,16 +296,9 @@ def _table(records: list[Record], fields: dict[str, tuple[str, str, Any]]) -> ND
 def _write_fits(path: Path, cards: list[dict[str, str]], hdus: dict[str, NDArray]) -> None:
     """Write tables and images beside the target, with units and checksums, and rename."""
     units = {"WAVELENGTH": WAVE_UNIT, "FLUX": FLUX_UNIT, "IVAR": IVAR_UNIT}
-    part = path.with_name(f".{path.name}.{os.getpid()}.part.fits")
-    try:
-        with fitsio.FITS(str(part), "rw", clobber=True) as fits:
-            fits.write(None, header=cards)
-            for name, values in hdus.items():
-                unit = units.get(name.removeprefix(f"{COMBINED_ARM}_"))
-                fits.write(values, extname=name, header={"BUNIT": unit} if unit else None)
-                fits[-1].write_checksum()
-        part.replace(path)
-    except OSError as error:
-        raise DataError(f"{path}: cannot write the spectra ({error}). Make room") from error
-    finally:
-        part.unlink(missing_ok=True)
+    with written_beside(path) as beside, fitsio.FITS(str(beside), "rw", clobber=True) as fits:
+        fits.write(None, header=cards)
+        for name, values in hdus.items():
+            unit = units.get(name.removeprefix(f"{COMBINED_ARM}_"))
+            fits.write(values, extname=name, header={"BUNIT": unit} if unit else None)
+            fits[-1].write_checksum()

@@ -1,6 +1,5 @@
 """Evaluate the predictions of a table: score it whole and in parts, write metrics and figures."""
 
-import os
 from collections.abc import Callable, Iterable, Mapping
 from itertools import chain
 from pathlib import Path
@@ -18,6 +17,7 @@ from astroclip.evaluate.rows import read_rows
 from astroclip.evaluate.score import Evaluation, Score, score_retrieval, score_target
 from astroclip.evaluate.splits import Splits
 from astroclip.evaluate.targets import PUBLISHED_VOTES
+from astroclip.files import check_outputs, written_beside
 from astroclip.plots import write_figure
 from astroclip.schema import redshift_names
 from astroclip.tables import FitsTable, open_table
@@ -102,6 +102,7 @@ def evaluate_table(
     output = Path(output)
     if resamples < 2:
         raise UsageError(f"{resamples} resamples: errors need at least 2")
+    check_outputs([], [table, images, spectra], overwrite, folders=[output])
     with open_table(table) as catalog:
         targets = find_targets(catalog, truth, predicted, kind, min_votes)
         retrieves = finds_retrieval(catalog, kind, bool(truth or predicted))
@@ -214,13 +215,6 @@ def write_figures(output: Path, figures: Iterable[tuple[str, "Figure"]]) -> list
 
 def write_yaml(path: Path, content: Mapping[str, Any]) -> None:
     """Write a file beside its target and rename it."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        beside.write_text(
-            yaml.safe_dump(dict(content), sort_keys=False, allow_unicode=True), encoding="utf-8"
-        )
-        beside.replace(path)
-    except OSError as error:
-        raise DataError(f"{path}: cannot write it: {error.strerror}. Choose another place") from error
-    finally:
-        beside.unlink(missing_ok=True)
+    text = yaml.safe_dump(dict(content), sort_keys=False, allow_unicode=True)
+    with written_beside(path) as beside:
+        beside.write_text(text, encoding="utf-8")

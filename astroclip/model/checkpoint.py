@@ -5,10 +5,7 @@ number. The safetensors header carries the version of this layout as `FORMAT`.
 """
 
 import hashlib
-import tempfile
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
@@ -21,6 +18,7 @@ from torch import Tensor
 
 from astroclip.config import ModelConfig, read_model_config
 from astroclip.errors import CheckpointError, DataError, UsageError
+from astroclip.files import written_beside
 from astroclip.model.card import make_card, read_source
 from astroclip.model.clip import AstroCLIP, build_model
 from astroclip.model.released import read_released
@@ -63,35 +61,23 @@ def save_model(
     directory = Path(directory)
     _check_free(directory, overwrite)
     card = card or make_card(config, count_parts(model.state_dict()), "", "")
+    values = yaml.safe_dump(config.model_dump(exclude_none=True), sort_keys=False)
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".partial-", dir=directory) as beside:
-            values = yaml.safe_dump(config.model_dump(exclude_none=True), sort_keys=False)
-            Path(beside, CONFIG).write_text(values, encoding="utf-8")
-            Path(beside, CARD).write_text(card, encoding="utf-8")
+        # left in the opposite order: the weights get their name last
+        with (
+            written_beside(directory / WEIGHTS) as weights_file,
+            written_beside(directory / CARD) as card_file,
+            written_beside(directory / CONFIG) as config_file,
+        ):
+            config_file.write_text(values, encoding="utf-8")
+            card_file.write_text(card, encoding="utf-8")
             # One entry only: the order of several in the header would be random.
-            weights, path = _separate(model.state_dict()), Path(beside, WEIGHTS)
-            with usual_rights(path):
-                save_file(weights, path, {"astroclip_format": str(FORMAT)})
-            for name in (CONFIG, CARD, WEIGHTS):
-                Path(beside, name).replace(directory / name)
+            save_file(_separate(model.state_dict()), weights_file, {"astroclip_format": str(FORMAT)})
     except (OSError, SafetensorError) as error:
         raise DataError(
             f"{directory}: the model cannot be written ({error}); check space and rights"
         ) from None
-
-
-@contextmanager
-def usual_rights(path: Path) -> Iterator[None]:
-    """Give a file that is written in this context the rights of any other new file, as the umask says.
-
-    Trap: the safetensors library lets nobody but the owner read what it writes.
-    """
-    path.unlink(missing_ok=True)
-    path.touch()
-    mode = path.stat().st_mode
-    yield
-    path.chmod(mode)
 
 
 def load_weights(directory: str | Path, device: str | torch.device = "cpu") -> AstroCLIP:

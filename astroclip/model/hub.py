@@ -15,8 +15,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-from astroclip.config import cache_folder
 from astroclip.errors import AstroclipError, CheckpointError, UsageError
+from astroclip.files import cache_folder
 from astroclip.model.checkpoint import (
     CARD,
     CONFIG,

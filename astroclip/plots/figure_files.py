@@ -1,13 +1,12 @@
 """Files of figures: checked before anything is drawn, complete or not there at all."""
 
-import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from astroclip.errors import DataError, UsageError
+from astroclip.errors import UsageError
+from astroclip.files import check_output, written_beside
 
 SUFFIXES = (".png", ".pdf")
 DPI = 160
@@ -15,13 +14,9 @@ DPI = 160
 
 def check_figure(path: str | Path, overwrite: bool = False, suffixes: Sequence[str] = SUFFIXES) -> None:
     """Refuse a figure that cannot be written, before anything is drawn; see `plots.plot_pairs`."""
-    target = Path(path)
-    if target.suffix.lower() not in suffixes:
+    if Path(path).suffix.lower() not in suffixes:
         raise UsageError(f"{path}: figures are written as {' or '.join(suffixes)}")
-    if not target.parent.is_dir():
-        raise DataError(f"{path}: there is no folder {target.parent}. Make it first")
-    if target.is_dir() or (target.exists() and not overwrite):
-        raise UsageError(f"{path}: exists already. Choose another name, or overwrite it")
+    check_output(Path(path).resolve(), str(path), overwrite)
 
 
 def write_figure(figure: Figure, path: str | Path) -> None:
@@ -36,17 +31,3 @@ def write_figure(figure: Figure, path: str | Path) -> None:
     undated = {"CreationDate": None} if form == "pdf" else {}  # the same data give the same bytes
     with written_beside(path) as beside:
         figure.savefig(beside, format=form, dpi=DPI, metadata=undated)
-
-
-@contextmanager
-def written_beside(path: str | Path) -> Iterator[Path]:
-    """Yield a name beside `path`; what is written there gets its own name when it is complete."""
-    target = Path(path)
-    beside = target.with_name(f".{target.name}.{os.getpid()}")
-    try:
-        yield beside
-        beside.replace(target)
-    except OSError as error:
-        raise DataError(f"{path}: cannot write it: {error.strerror}. Choose another place") from error
-    finally:
-        beside.unlink(missing_ok=True)

@@ -15,7 +15,8 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from astroclip.data.grid import Spectra
-from astroclip.plots.figure_files import SUFFIXES, check_figure, write_figure, written_beside
+from astroclip.files import written_beside
+from astroclip.plots.figure_files import SUFFIXES, check_figure, write_figure
 from astroclip.plots.galaxy_panels import draw_pairs
 from astroclip.schema import desi_wave
 

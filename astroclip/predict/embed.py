@@ -18,12 +18,13 @@ import torch
 from numpy.typing import NDArray
 
 from astroclip.errors import UsageError
-from astroclip.files import FITS_SUFFIXES, check_output
+from astroclip.files import check_outputs
 from astroclip.model.embedder import Embedder, load_model
 from astroclip.model.hub import SHIPPED
 from astroclip.model.sources import ModelInputs, Source, SourceOptions, image_source, spectrum_source
 from astroclip.schema import EMBED_FLAG, IMAGE_EMBEDDING, SPECTRUM_EMBEDDING, ColumnSpec, EmbedFlag
 from astroclip.tables import FitsTable, append_columns, merge_shards, open_table
+from astroclip.tables.outputs import FITS, output_format
 
 COLUMN = {"image": IMAGE_EMBEDDING, "spectrum": SPECTRUM_EMBEDDING}
 NOTHING = {"image": EmbedFlag.NO_IMAGE, "spectrum": EmbedFlag.NO_SPECTRUM}
@@ -114,13 +115,14 @@ def embed_catalog(
     begin = time.monotonic()
     part = _check_shard(shard)
     output = _output_path(Path(catalog), output, part)
+    output_format(output)
+    check_outputs([output], [catalog, images, spectra], overwrite, own=catalog)
     embedders = _load(model, device, precision, batch_size)
     with ExitStack() as stack:
         table = stack.enter_context(open_table(catalog, hdu=hdu, scratch=output.parent))
         sources = _find_sources(table, embedders[0], images, spectra, options)
         _check_kept(table, sources)
         if dry_run:
-            check_output(output.resolve(), str(output), overwrite)
             return EmbedReport(output, 0, 0, dict.fromkeys(sources, 0), {}, time.monotonic() - begin)
         block_size = max(MIN_BLOCK, 2 * embedders[0].batch_size)
         first, last = _shard_rows(table.nrows, part, block_size)
@@ -197,7 +199,9 @@ def missing_shards(output: Path, count: int, overwrite: bool, resume: bool) -> l
     if not missing:
         raise UsageError(f"{output}: all {count} shards are there. Join them with --merge --shards {count}")
     for i in missing:
-        check_output(paths[i].resolve(), str(paths[i]), overwrite, FITS_SUFFIXES)
+        if output_format(paths[i]) != FITS:
+            raise UsageError(f"{paths[i]}: a shard is written as .fits; the merged table may be .parquet")
+        check_outputs([paths[i]], [], overwrite)
     return [(i, count) for i in missing]
 
 

@@ -4,6 +4,7 @@ Layout of qp 1.1's interpolated ensemble: ``meta/pdf_name``, ``meta/pdf_version`
 ``data/yvals`` (rows, G). See https://qp.readthedocs.io.
 """
 
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -13,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from astroclip.errors import UsageError
+from astroclip.files import check_output, written_beside
 from astroclip.predict.numbers import NumberPredictor
 from astroclip.predict.posterior import Posterior
 from astroclip.predict.predictor import Predictor
@@ -38,14 +40,12 @@ class PdfFile:
         self.path = Path(path)
         if not isinstance(predictor.fitted, NumberPredictor) or len(predictor.names) != 1:
             raise UsageError("--pdf: densities are written of one number, a redshift or a numeric label")
-        if self.path.exists() and not overwrite:
-            raise UsageError(f"{self.path}: exists already; replace it with --overwrite")
+        check_output(self.path.resolve(), str(path), overwrite)
         low, high = float(predictor.fitted.lowest[0]), float(predictor.fitted.highest[0])
         margin = (high - low) / 2
         ends = (0.0, MAX_REDSHIFT) if predictor.task == "redshift" else (low - margin, high + margin)
         self.grid = np.linspace(*ends, FINE_POINTS if predictor.names == ("Z_PRED",) else POINTS)
-        self._rows, self._done = rows, 0
-        self._beside = self.path.with_name(f"{self.path.name}.part")
+        self._rows, self._done, self._open = rows, 0, ExitStack()
 
     def write(self, posteriors: list[Posterior], usable: NDArray[np.bool_]) -> None:
         """Write the next rows; `posteriors` are those of the `usable` ones."""
@@ -55,7 +55,8 @@ class PdfFile:
         self._done += len(usable)
 
     def __enter__(self) -> Self:
-        self._file = h5py.File(self._beside, "w")
+        beside = self._open.enter_context(written_beside(self.path))
+        self._file = self._open.enter_context(h5py.File(beside, "w"))
         self._file["meta/pdf_name"] = np.array([b"interp"])
         self._file["meta/pdf_version"] = np.array([0])
         self._file["meta/xvals"] = self.grid[None]
@@ -65,8 +66,4 @@ class PdfFile:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._file.close()
-        if kind is None:
-            self._beside.replace(self.path)
-        else:
-            self._beside.unlink(missing_ok=True)
+        self._open.__exit__(kind, error, trace)

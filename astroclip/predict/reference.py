@@ -16,7 +16,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from astroclip.errors import DataError, UsageError
-from astroclip.model.checkpoint import is_model_directory, model_hash, usual_rights
+from astroclip.files import written_beside
+from astroclip.model.checkpoint import is_model_directory, model_hash
 from astroclip.model.hub import REFERENCE, find_model
 from astroclip.schema import IMAGE_EMBEDDING, SPECTRUM_EMBEDDING
 from astroclip.tables import FitsTable, open_table
@@ -164,10 +165,8 @@ def write_reference(
             wide = values.dtype.kind == "f" and not name.upper().startswith(("Z", "RA", "DEC"))
             arrays[name] = (values.astype(np.float32) if wide else values)[kept]
     said = {"format": FORMAT, "model": table.model, "digest": model_hash(directory)}
-    beside = path.with_name(f"{path.name}.part")
-    with usual_rights(beside):
+    with written_beside(path) as beside:
         save_file(arrays, beside, metadata=said | {"units": json.dumps(table.units)})
-    beside.replace(path)
     return path
 
 

@@ -12,7 +12,7 @@ from safetensors.numpy import load_file, save_file
 
 from astroclip.config import read_yaml
 from astroclip.errors import CheckpointError, ConfigError, UsageError
-from astroclip.model.checkpoint import usual_rights
+from astroclip.files import written_beside
 from astroclip.predict.agreement import Agreement
 from astroclip.predict.flow import Flows, make_flows
 from astroclip.predict.heads import Ensemble
@@ -73,13 +73,10 @@ def save_predictor(predictor: Predictor, directory: str | Path, *, overwrite: bo
     }
     directory.mkdir(parents=True, exist_ok=True)
     contiguous = {name: np.ascontiguousarray(value) for name, value in arrays.items()}
-    beside = directory / f"{NUMBERS}.part"
-    with usual_rights(beside):
-        save_file(contiguous, beside, metadata={"format": FORMAT})
-    beside.replace(directory / NUMBERS)
     text = yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)
-    (directory / f"{SETTINGS}.part").write_text(text, encoding="utf-8")
-    (directory / f"{SETTINGS}.part").replace(directory / SETTINGS)
+    with written_beside(directory / SETTINGS) as about, written_beside(directory / NUMBERS) as numbers:
+        save_file(contiguous, numbers, metadata={"format": FORMAT})
+        about.write_text(text, encoding="utf-8")
 
 
 def load_predictor(directory: str | Path, task: str) -> Predictor:

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from astroclip.errors import DataError, UsageError
-from astroclip.files import check_output
+from astroclip.files import check_outputs, scratch_folder
 from astroclip.predict.embed import embed_catalog
 from astroclip.predict.label_columns import TASKS, read_labels
 from astroclip.predict.pdf import PdfFile
@@ -22,6 +22,7 @@ from astroclip.predict.reference import EMBEDDINGS, Reference, read_reference
 from astroclip.predict.stored import load_predictor, save_predictor
 from astroclip.schema import DISAGREEMENT, PREDICT_FLAG, ColumnSpec, PredictFlag
 from astroclip.tables import FitsTable, append_columns, open_table
+from astroclip.tables.outputs import output_format
 
 BLOCK = 4096  # rows read, predicted and written at a time
 IMAGE, SPECTRUM = EMBEDDINGS
@@ -116,12 +117,15 @@ def predict_catalog(
     catalog = Path(catalog)
     output = Path(output) if output else catalog.with_name(f"{catalog.name.split('.')[0]}-{task}.fits")
     _check_options(task, use, k, predictor, reference, vector)
-    check_output(output.resolve(), str(output), overwrite)
-    own = (embedding or {}).get("model")
+    output_format(output)
+    given = embedding or {}
+    read = [catalog, reference, predictor, given.get("images"), given.get("spectra")]
+    check_outputs([output, pdf], read, overwrite, folders=[save_to], own=catalog)
+    own = given.get("model")
     with ExitStack() as stack:
         table = stack.enter_context(open_table(catalog, hdu=hdu, scratch=output.parent))
         if vector is None and not any(table.find(name) for name in EMBEDDINGS):
-            table = stack.enter_context(_embedded(table, output, stack, embedding or {}, hdu))
+            table = stack.enter_context(_embedded(table, output, stack, given, hdu))
         if predictor is not None:
             fitted = load_predictor(predictor, task)
         else:
@@ -155,10 +159,9 @@ def _embedded(
     table: FitsTable, output: Path, stack: ExitStack, options: Mapping[str, Any], hdu: str | int | None
 ) -> FitsTable:
     """Embed the catalogue into a file beside the output, which goes when all is done."""
-    beside = output.with_name(f"{output.name.split('.')[0]}.embedded.fits")
-    stack.callback(beside.unlink, missing_ok=True)
+    beside = stack.enter_context(scratch_folder(output.parent, str(output))) / "embedded.fits"
     given = {name: value for name, value in options.items() if value is not None}
-    embed_catalog(table.source, beside, hdu=hdu, overwrite=True, **given)
+    embed_catalog(table.source, beside, hdu=hdu, **given)
     return open_table(beside, hdu=table.hdu if table.path == table.source else None)
 
 

@@ -4,7 +4,6 @@ Two files: ``FILE`` is usearch's own, ``FILE.yaml`` beside it says which table, 
 the checksums of the table and of ``FILE``. Both are only read, nothing in them is executed.
 """
 
-import os
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -14,11 +13,10 @@ from numpy.typing import NDArray
 
 from astroclip import __version__
 from astroclip.config import Settings, make_settings, read_yaml
-from astroclip.errors import DataError, UsageError
-from astroclip.files import writing
+from astroclip.errors import DataError
+from astroclip.files import check_outputs, fingerprint_of, written_beside
 from astroclip.search.scan import BLOCK_BYTES, Counts, Progress, Shortlist, normalise
 from astroclip.tables import FitsTable
-from astroclip.tables.fitstable import fingerprint_of
 
 MIN_EFFORT = 128  # candidates that a search of the graph keeps at the least
 
@@ -95,10 +93,7 @@ def build_index(
     from usearch.index import Index
 
     path = Path(path)
-    if path.exists() and not overwrite:
-        raise UsageError(f"{path}: exists already. Choose another name, or overwrite it")
-    if not path.absolute().parent.is_dir():
-        raise DataError(f"{path}: there is no folder {path.parent}. Make it first")
+    check_outputs([path, path.with_name(f"{path.name}.yaml")], [table.name], overwrite)
     width = table.column(column).shape[0]
     graph = Index(ndim=width, metric="cos", dtype="f16", enable_key_lookups=False)
     step = max(BLOCK_BYTES // (4 * width), 1)
@@ -158,24 +153,16 @@ def model_of(table: FitsTable) -> tuple[str, str]:
 
 def _write(graph: Any, table: FitsTable, column: str, path: Path) -> IndexFacts:
     """Write the two files beside their names, and rename them."""
-    beside = path.with_name(f"{path.name}.yaml")
-    parts = [file.with_name(f".{file.name}.{os.getpid()}") for file in (path, beside)]
     model, digest = model_of(table)
-    try:
-        with writing(str(path)):
-            graph.save(parts[0])
-            facts = IndexFacts(
-                model=model, model_hash=digest, column=column, width=graph.ndim,
-                catalog=table.name, hdu=table.hdu, rows=table.nrows, bad=table.nrows - len(graph),
-                checksum=FileFingerprint(**table.fingerprint),
-                index=FileFingerprint(**fingerprint_of(parts[0], str(path))),
-            )  # fmt: skip
-            parts[1].write_text(yaml.safe_dump(facts.model_dump(), sort_keys=False), encoding="utf-8")
-            parts[0].replace(path)
-            parts[1].replace(beside)
-    finally:
-        for part in parts:
-            part.unlink(missing_ok=True)
+    with written_beside(path.with_name(f"{path.name}.yaml")) as about, written_beside(path) as index:
+        graph.save(index)
+        facts = IndexFacts(
+            model=model, model_hash=digest, column=column, width=graph.ndim,
+            catalog=table.name, hdu=table.hdu, rows=table.nrows, bad=table.nrows - len(graph),
+            checksum=FileFingerprint(**table.fingerprint),
+            index=FileFingerprint(**fingerprint_of(index, str(path))),
+        )  # fmt: skip
+        about.write_text(yaml.safe_dump(facts.model_dump(), sort_keys=False), encoding="utf-8")
     return facts
 
 

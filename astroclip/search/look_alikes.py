@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from astroclip.errors import DataError, UsageError
-from astroclip.files import check_output
+from astroclip.files import check_outputs
 from astroclip.model.embedder import Embedder, load_model
 from astroclip.plots import check_gallery, plot_gallery
 from astroclip.predict.embed import COLUMN
@@ -21,6 +21,7 @@ from astroclip.search.query import build_query, choose_modalities
 from astroclip.search.query_pixels import check_pixels
 from astroclip.search.scan import SPARE, Progress, Shortlist, rank, read_rows, scan
 from astroclip.tables import FitsTable, open_table
+from astroclip.tables.outputs import output_format
 from astroclip.tables.where import Where
 
 WIDER = 8  # with a condition the index is asked for so many times more rows, again and again
@@ -133,7 +134,9 @@ def search_catalog(
     output = Path(output) if output else path.with_name(f"{path.name.split('.')[0]}-search.fits")
     if k < 1:
         raise UsageError(f"{k} galaxies to find: expected at least 1")
-    check_output(output.resolve(), str(output), overwrite)
+    output_format(output)
+    files = [example.value for example in examples if example.is_file]
+    check_outputs([output, gallery], [path, index, images, spectra, *files], overwrite)
     if gallery:
         check_gallery(gallery, overwrite)
     with open_table(path, hdu=hdu, scratch=output.parent) as table:

@@ -16,12 +16,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from astroclip.errors import DataError, UsageError
-from astroclip.files import PARQUET_SUFFIX, Part, check_output, check_space, read_exactly
+from astroclip.files import Part, check_output, check_space, read_exactly
 from astroclip.schema import ColumnSpec
 from astroclip.tables.columns import string_width, to_stored
 from astroclip.tables.fitstable import FitsTable
-from astroclip.tables.hdus import join_cards, padded, read_cards, seal_header
+from astroclip.tables.hdus import Checksum, join_cards, padded, read_cards, seal_header
 from astroclip.tables.layout import Layout, field_of, lay_out, shard_cards
+from astroclip.tables.outputs import PARQUET, output_format
 from astroclip.tables.parquet import check_parquet_columns, write_parquet
 from astroclip.tables.provenance import check_same_run, describe_run, provenance_cards
 
@@ -47,7 +48,7 @@ class Appender:
         self.start, self.stop, self.done, self.resumed = layout.start, layout.stop, 0, False
         self._catalog, self._part, self._columns, self._row = catalog, part, columns, layout.row
         self._rows_at = catalog.table.start + len(join_cards(layout.cards))
-        self._datasum = 0  # of the rows that are done
+        self._sum, self._datasum = Checksum(), 0  # of all that is written; of the rows that are done
         self._run: dict[str, Any] = {}
         self._noted = time.monotonic()
 
@@ -71,7 +72,7 @@ class Appender:
                 self.start + self.done + at, {n: v[at:stop] for n, v in values.items()}, stop - at
             )
         self.done += rows
-        self._datasum = self._part.checksum.total
+        self._datasum = self._sum.total
         if rows and time.monotonic() - self._noted >= JOURNAL_SECONDS:
             self._note()
 
@@ -102,11 +103,13 @@ class Appender:
         width = self._catalog.row_width
         if width:
             at = self._catalog.table.data + first * width
-            stored = read_exactly(self._catalog.file, at, rows * width, self._catalog.name)
-            block["input"] = np.frombuffer(stored, f"V{width}")
+            kept = read_exactly(self._catalog.file, at, rows * width, self._catalog.name)
+            block["input"] = np.frombuffer(kept, f"V{width}")
         for spec in self._columns:
             block[field_of(spec)] = to_stored(values[spec.name], spec)
-        self._part.write(block.view(np.uint8), summed=True)
+        stored = block.view(np.uint8)
+        self._part.write(stored)
+        self._sum.update(stored)
 
     def begin(self, header: bytes, run: dict[str, Any], resume: bool) -> None:
         """Continue the earlier run if asked to and there is one, else write all that precedes the rows."""
@@ -121,8 +124,8 @@ class Appender:
             rows_end = earlier["rows_at"] + earlier["done"] * width
             if part.size >= rows_end:
                 self.done, self._rows_at, self.resumed = earlier["done"], earlier["rows_at"], True
-                self._datasum = part.checksum.total = earlier["datasum"]
-                part.checksum.phase = self.done * width % 4
+                self._datasum = earlier["datasum"]
+                self._sum = Checksum(self._datasum, self.done * width % 4)
                 part.cut(rows_end)
                 return
         try:
@@ -152,7 +155,7 @@ class Appender:
         """Write what follows the rows, seal the header, and give the output its name."""
         if self.start + self.done != self.stop:
             raise ValueError(f"{self.done} rows written, expected {self.stop - self.start}")
-        close_table(self._part, self._catalog, self._rows_at)
+        close_table(self._part, self._catalog, self._rows_at, self._sum)
         source, known = self._catalog.source.stat(), self._catalog.fingerprint
         if (source.st_size, source.st_mtime_ns) != (known["size"], known["mtime_ns"]):
             raise DataError(
@@ -161,24 +164,24 @@ class Appender:
         publish(self._part, self._catalog.hdu)
 
 
-def close_table(part: Part, catalog: FitsTable, rows_at: int) -> None:
+def close_table(part: Part, catalog: FitsTable, rows_at: int, datasum: Checksum) -> None:
     """Write all that follows the rows (gap, heap, padding, other HDUs) and seal the table's header.
 
-    `rows_at` is where the rows begin in the part. The header is read from there: a resumed run keeps the
-    dates of the first.
+    `rows_at` is where the rows begin in the part, `datasum` their sum. The header is read from there: a
+    resumed run keeps the dates of the first.
     """
     table = catalog.table
     rows_end = table.data + catalog.nrows * catalog.row_width
-    part.copy(catalog.file, rows_end, table.data + table.size, summed=True)
+    part.copy(catalog.file, rows_end, table.data + table.size, datasum.update)
     part.write(bytes(padded(part.size) - part.size))
     part.copy(catalog.file, table.end, os.fstat(catalog.file.fileno()).st_size)
     cards = read_cards(BytesIO(part.read(table.start, rows_at - table.start)))
-    part.patch(table.start, seal_header(cards or [], part.checksum.total))
+    part.patch(table.start, seal_header(cards or [], datasum.total))
 
 
 def publish(part: Part, hdu: int) -> None:
     """Give a finished part its name, as it is or turned into Parquet."""
-    if part.output.suffix.lower() != PARQUET_SUFFIX:
+    if output_format(part.output) != PARQUET:
         part.publish()
         return
     beside = part.path.with_suffix(".part.parquet")
@@ -250,8 +253,9 @@ def append_columns(
         If the folder cannot be written, the disk is too small, or the catalogue changed.
     """
     name, target = str(output), Path(os.path.realpath(output))
+    form = output_format(name)
     check_output(target, name, overwrite)
-    if target.suffix.lower() == PARQUET_SUFFIX:
+    if form == PARQUET:
         if shard:
             raise UsageError(f"{name}: a shard is written as .fits; the merged table may be .parquet")
         check_parquet_columns(catalog)
@@ -262,7 +266,7 @@ def append_columns(
     new_cards = provenance_cards(run, cards or {}, history)
     new_cards += shard_cards(catalog, shard, start, run) if shard else []
     layout = lay_out(catalog, columns, new_cards, (start, stop), overwrite_columns)
-    check_space(target, name, layout.file_size(catalog))
+    check_space(target, name, layout.file_size(catalog) * (2 if form == PARQUET else 1))
     part = Part(target, name)
     try:
         appender = Appender(catalog, part, columns, layout)

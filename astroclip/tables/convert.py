@@ -15,8 +15,8 @@ import numpy as np
 
 from astroclip import __version__
 from astroclip.errors import DataError
-from astroclip.files import writing
-from astroclip.tables.fitstable import FitsTable, fingerprint_of, listing_of
+from astroclip.files import fingerprint_of, listing_of, writing, written_beside
+from astroclip.tables.fitstable import FitsTable
 from astroclip.tables.hats import HatsCatalog, is_hats
 from astroclip.tables.hdus import join_cards, open_fits, padded
 from astroclip.tables.layout import MAX_COLUMNS
@@ -115,17 +115,13 @@ def _kind_of(source: Path, name: str) -> str:
 def _convert(files: list[Path], name: str, kind: str, copy: Path, wanted: list[str] | None) -> None:
     """Make the plain FITS copy beside its final name, and rename it when it is complete."""
     source = files[0]
-    beside = copy.with_name(f"{copy.name}.{os.getpid()}")
-    try:
+    with written_beside(copy, name) as beside:
         if kind == "fits":
             _funpack(source, name, beside)
         elif kind == "fits.gz":
             _gunzip(source, name, beside)
         else:
             _write_fits(Table(files, name, is_csv=kind == "csv", wanted=wanted), beside)
-        beside.replace(copy)
-    finally:
-        beside.unlink(missing_ok=True)
 
 
 @contextmanager

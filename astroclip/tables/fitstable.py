@@ -1,6 +1,5 @@
 """Open a catalogue: one FITS binary table, read in blocks of rows, only the columns asked for."""
 
-import hashlib
 import os
 from collections.abc import Iterable
 from functools import cached_property
@@ -13,6 +12,7 @@ from astropy.io import fits
 from numpy.typing import NDArray
 
 from astroclip.errors import DataError
+from astroclip.files import fingerprint_of
 from astroclip.tables.columns import Column, element_dtype, find_name, get_name, read_columns, to_native
 from astroclip.tables.hdus import Hdu, open_fits, scan_hdus
 
@@ -184,28 +184,6 @@ class FitsTable:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-
-def fingerprint_of(path: Path, name: str) -> dict[str, Any]:
-    """Return size, time of change (ns) and SHA-256 of a file; `name` is what it is called in an error."""
-    with open_fits(path, name) as file:
-        stat = os.fstat(file.fileno())
-        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-    return {"size": stat.st_size, "mtime_ns": stat.st_mtime_ns, "sha256": sha256}
-
-
-def listing_of(files: Iterable[Path]) -> dict[str, Any]:
-    """Return size and last time of change (ns) of files, and the SHA-256 of their names, sizes and times.
-
-    A file that is not there counts too.
-    """
-    size, latest, sha256 = 0, 0, hashlib.sha256()
-    for path in files:
-        stat = path.stat() if path.is_file() else None
-        sha256.update(f"{path.name} {stat and stat.st_size} {stat and stat.st_mtime_ns}\n".encode())
-        size += stat.st_size if stat else 0
-        latest = max(latest, stat.st_mtime_ns if stat else 0)
-    return {"size": size, "mtime_ns": latest, "sha256": sha256.hexdigest()}
 
 
 def _one_row(data: bytes, column: Column) -> NDArray[Any]:

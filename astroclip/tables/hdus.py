@@ -10,13 +10,43 @@ from typing import Any, BinaryIO, NamedTuple, cast
 
 import numpy as np
 from astropy.io import fits
+from numpy.typing import NDArray
 
 from astroclip.errors import DataError
-from astroclip.files import WORD, Checksum
 
 BLOCK = 2880
 CARD = 80
 _END = b"END".ljust(CARD)
+_WORD = 0xFFFFFFFF
+
+
+class Checksum:
+    """The 32-bit ones'-complement sum of a stream of bytes, the D of DATASUM.
+
+    A block that begins within a word is summed as if it began with it; rotating that sum by the bytes it is
+    off gives the right one, because the carry goes round (as in RFC 1071, 2).
+    """
+
+    def __init__(self, total: int = 0, phase: int = 0) -> None:
+        self.total, self.phase = total, phase
+
+    def update(self, block: NDArray[np.uint8]) -> None:
+        """Add a contiguous run of bytes."""
+        whole = block.size // 4 * 4
+        tail = bytes(block[whole:]).ljust(4, b"\0")
+        words = int(np.add.reduce(block[:whole].view(">u4"), dtype=np.uint64))
+        total = _fold(words + int.from_bytes(tail, "big"))
+        turn = 8 * self.phase
+        total = (total >> turn | total << (32 - turn)) & _WORD
+        self.total = _fold(self.total + total)
+        self.phase = (self.phase + block.size) % 4
+
+
+def _fold(total: int) -> int:
+    """Add the carries of a sum of 32-bit words back in."""
+    while total > _WORD:
+        total = (total & _WORD) + (total >> 32)
+    return total
 
 
 class Hdu:
@@ -182,7 +212,7 @@ def seal_header(cards: list[bytes], datasum: int) -> bytes:
     set_card(cards, "CHECKSUM", "0" * 16, "HDU checksum")
     total = Checksum(datasum)
     total.update(np.frombuffer(join_cards(cards), np.uint8))
-    set_card(cards, "CHECKSUM", _encode(~total.total & WORD), "HDU checksum")
+    set_card(cards, "CHECKSUM", _encode(~total.total & _WORD), "HDU checksum")
     return join_cards(cards)
 
 

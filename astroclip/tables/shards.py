@@ -6,10 +6,10 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from astroclip.errors import DataError, UsageError
-from astroclip.files import PARQUET_SUFFIX, Part, check_output, check_space
+from astroclip.files import Part, check_output, check_space
 from astroclip.tables.append import close_table, publish
 from astroclip.tables.fitstable import FitsTable
-from astroclip.tables.hdus import drop_cards, join_cards, open_fits, scan_hdus
+from astroclip.tables.hdus import Checksum, drop_cards, join_cards, open_fits, scan_hdus
 from astroclip.tables.layout import (
     ALL_ROWS,
     FIRST_ROW,
@@ -20,6 +20,7 @@ from astroclip.tables.layout import (
     SHARD_RUN,
     set_number,
 )
+from astroclip.tables.outputs import PARQUET, output_format
 from astroclip.tables.parquet import check_parquet_columns
 
 
@@ -38,6 +39,7 @@ def merge_shards(inputs: Sequence[str | Path], output: str | Path, *, overwrite:
         If the output exists without `overwrite`.
     """
     name, target = str(output), Path(os.path.realpath(output))
+    form = output_format(name)
     check_output(target, name, overwrite)
     if not inputs:
         raise UsageError(f"{name}: no shards to merge")
@@ -46,7 +48,7 @@ def merge_shards(inputs: Sequence[str | Path], output: str | Path, *, overwrite:
         shards.sort(key=lambda shard: shard.table.integer(SHARD))
         _check_belong_together(shards)
         _check_complete(shards, name)
-        if target.suffix.lower() == PARQUET_SUFFIX:
+        if form == PARQUET:
             check_parquet_columns(shards[0])
         _write_merged(shards, target, name)
 
@@ -116,10 +118,10 @@ def _write_merged(shards: list[FitsTable], target: Path, name: str) -> None:
         part.restart()
         part.copy(first.file, 0, first.table.start)
         part.write(join_cards(cards))
-        rows_at = part.size
+        rows_at, datasum = part.size, Checksum()
         for shard in shards:
-            part.copy(shard.file, shard.table.data, shard.table.data + shard.nrows * width, summed=True)
-        close_table(part, first, rows_at)
+            part.copy(shard.file, shard.table.data, shard.table.data + shard.nrows * width, datasum.update)
+        close_table(part, first, rows_at, datasum)
         publish(part, first.hdu)
     except BaseException:
         part.remove()

@@ -12,8 +12,9 @@ from astroclip.files import Part, check_output, check_space
 from astroclip.schema import ColumnSpec
 from astroclip.tables.append import publish
 from astroclip.tables.columns import column_cards, stored_dtype, string_width, to_stored
-from astroclip.tables.hdus import Card, join_cards, padded, seal_header
+from astroclip.tables.hdus import Card, Checksum, join_cards, padded, seal_header
 from astroclip.tables.layout import add_card
+from astroclip.tables.outputs import PARQUET, output_format
 from astroclip.tables.provenance import program_cards
 
 PRIMARY = (Card("SIMPLE", True), Card("BITPIX", 8), Card("NAXIS", 0), Card("EXTEND", True))
@@ -81,19 +82,20 @@ def write_table(
         If the blocks hold other columns or types than announced, or more or fewer rows.
     """
     name, target = str(path), Path(os.path.realpath(path))
+    form = output_format(name)
     check_output(target, name, overwrite)
     row, header = new_table(columns, nrows, nulls or {})
     for card in [Card("EXTNAME", extname), *program_cards(cards or {}, history)]:
         add_card(header, card)
     primary = seal_header([card.encode() for card in PRIMARY], 0)
     start = len(primary) + len(seal_header(header, 0))
-    check_space(target, name, start + padded(nrows * row.itemsize))
+    check_space(target, name, (start + padded(nrows * row.itemsize)) * (2 if form == PARQUET else 1))
     part = Part(target, name)
     try:
         part.restart()
         part.write(primary + join_cards(header))
-        _write_rows(part, columns, row, nrows, blocks)
-        part.patch(len(primary), seal_header(header, part.checksum.total))
+        datasum = _write_rows(part, columns, row, nrows, blocks)
+        part.patch(len(primary), seal_header(header, datasum))
         publish(part, 1)
     except BaseException:
         part.remove()
@@ -108,16 +110,18 @@ def _write_rows(
     row: np.dtype[Any],
     nrows: int,
     blocks: Iterable[Mapping[str, NDArray[Any]]],
-) -> None:
-    """Write all rows and fill up the last FITS block."""
-    done = 0
+) -> int:
+    """Write all rows, fill up the last FITS block, and return the DATASUM."""
+    done, datasum = 0, Checksum()
     for block in blocks:
         rows = _to_rows(block, columns, row)
-        part.write(rows.view(np.uint8), summed=True)
+        part.write(rows.view(np.uint8))
+        datasum.update(rows.view(np.uint8))
         done += len(rows)
     if done != nrows:
         raise ValueError(f"{done} rows written, expected {nrows}")
     part.write(bytes(padded(part.size) - part.size))
+    return datasum.total
 
 
 def _to_rows(

@@ -3,6 +3,7 @@
 import os
 import signal
 import threading
+from contextlib import nullcontext
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -12,7 +13,8 @@ import torch
 from lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
-from astroclip.errors import ConfigError, DataError, StoppedError
+from astroclip.errors import ConfigError, StoppedError
+from astroclip.files import written_beside
 from astroclip.training.batches import STOP_SIGNALS
 from astroclip.training.settings import RunSettings
 
@@ -185,13 +187,8 @@ class Checkpoints(Callback):
 
     def _save(self, trainer: Trainer, name: str, weights_only: bool) -> None:
         path = self._folder / name
-        beside = path.with_name(f".{name}.partial")
-        try:
-            trainer.save_checkpoint(beside, weights_only)
-            if trainer.is_global_zero:
-                beside.replace(path)
-        except OSError as error:
-            raise DataError(f"{path}: cannot be written ({error}); check space and rights") from None
+        with written_beside(path) if trainer.is_global_zero else nullcontext(path) as beside:
+            trainer.save_checkpoint(beside, weights_only)  # all processes take part, the first one writes
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         """Note that the run is to stop; a second Ctrl-C stops at once."""

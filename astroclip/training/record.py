@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 from torch.utils.tensorboard import SummaryWriter
 
 from astroclip.errors import DataError
+from astroclip.files import written_beside
 from astroclip.training.callbacks import ends_step, learning_rate
 from astroclip.training.settings import RunSettings
 
@@ -53,12 +54,10 @@ class Metrics:
     def _write(self) -> None:
         """Write the file anew."""
         self._columns = list(dict.fromkeys(["step", *(name for row in self.rows for name in row)]))
-        beside = self._path.with_name(f".{self._path.name}.partial")
-        with beside.open("w", encoding="utf-8", newline="") as file:
+        with written_beside(self._path) as beside, beside.open("w", encoding="utf-8", newline="") as file:
             writer = csv.DictWriter(file, self._columns)
             writer.writeheader()
             writer.writerows(self.rows)
-        beside.replace(self._path)
 
 
 def read_metrics(path: Path) -> list[Row]:

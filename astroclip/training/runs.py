@@ -16,6 +16,7 @@ import yaml
 import astroclip
 from astroclip.config import ModelConfig, apply_overrides, make_settings, read_yaml
 from astroclip.errors import DataError, UsageError
+from astroclip.files import written_beside
 from astroclip.model.card import make_card
 from astroclip.model.checkpoint import CARD, CONFIG, WEIGHTS, count_parts, save_model
 from astroclip.model.clip import AstroCLIP
@@ -122,9 +123,8 @@ class Run:
                 path = self.folder / name
                 shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
             self.checkpoints.mkdir(parents=True, exist_ok=True)
-            beside = self.folder / f".{SETTINGS}.partial"
-            beside.write_text(yaml.safe_dump(self.describe(), sort_keys=False), encoding="utf-8")
-            beside.replace(self.folder / SETTINGS)
+            with written_beside(self.folder / SETTINGS) as beside:
+                beside.write_text(yaml.safe_dump(self.describe(), sort_keys=False), encoding="utf-8")
         except OSError as error:
             raise DataError(f"{self.folder}: cannot be written ({error}); check space and rights") from None
 

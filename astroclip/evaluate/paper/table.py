@@ -4,7 +4,6 @@ Predictions are made by `predict.tasks`, as by anybody, and scored as `report.ev
 from the training part and are scored on the test part; only the baselines see the validation part.
 """
 
-import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,6 +24,7 @@ from astroclip.evaluate.paper.protocol import (
 from astroclip.evaluate.paper.published import SOURCE, Key, published_scores
 from astroclip.evaluate.parts import PARTS, choose_rows, find_pairs, say_data, write_part
 from astroclip.evaluate.report import check_folder, write_figures, write_yaml
+from astroclip.files import check_outputs, scratch_folder
 from astroclip.model.embedder import choose_device, load_model
 from astroclip.model.hub import SHIPPED
 from astroclip.plots.comparison import Compared, draw_comparison
@@ -108,6 +108,7 @@ def evaluate_paper(
     """
     output, source = Path(output), find_pairs(data)
     check_folder(output, overwrite, PAPER_FILE)
+    check_outputs([], [source], overwrite, folders=[output])
     _check_options(rows, training, resamples)
     embedder, said = load_model(model, device), about or say_data(source)
     galaxies = Galaxies(source)
@@ -121,9 +122,9 @@ def evaluate_paper(
     published = published_scores(aligned=embedder.config.head is not None)
     scores = Scores(published, resamples, training.seed, _teller(progress, baselines))
     output.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=output, prefix=".parts-") as folder:
+    with scratch_folder(output, str(output)) as folder:
         tables = {
-            part: write_part(Path(folder, f"{part.name.lower()}.fits"), source, np.flatnonzero(split == part))
+            part: write_part(folder / f"{part.name.lower()}.fits", source, np.flatnonzero(split == part))
             for part in parts
         }
         score_model(tables, source, embedder, scores)

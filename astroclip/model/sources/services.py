@@ -9,13 +9,13 @@ network was like is not to be written into a catalogue, and `--resume` goes on w
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from astroclip.config import cache_folder
 from astroclip.data.cutouts import cutout_service, fetch_cutouts
 from astroclip.data.legacysurvey import How, ImageMatch, read_cutout
 from astroclip.data.sparcl import fetch_spectra, sparcl_service, were_several
 from astroclip.data.stein import centre_stamps
 from astroclip.data.webservice import Fetched
 from astroclip.errors import DataError
+from astroclip.files import cache_folder
 from astroclip.model.sources.block import Block, ModelInputs, SourceOptions, spectrum_inputs
 from astroclip.model.sources.coadds import read_matched
 from astroclip.schema import CUTOUT_SIZE, PIXSCALE, TARGETID, EmbedFlag
@@ -28,7 +28,7 @@ SPARCL, SPARCL_RELEASE = "sparcl", "DESI-DR1"
 class LayerCutouts:
     """Cut-outs around any position in a layer of the Legacy Survey, called like an `ImageFolder`.
 
-    They are in ``<cache>/cutouts`` (`config.cache_folder`), at 152 pixels a side unless the model's crop is
+    They are in ``<cache>/cutouts`` (`files.cache_folder`), at 152 pixels a side unless the model's crop is
     larger, so that all models share them.
 
     Attributes

@@ -168,12 +168,11 @@ def test_what_is_wrong_with_a_catalogue(tmp_path):
     wave = np.tile(np.arange(500.0), (3, 1))
     wave[2, 7] = 0
     path = write_table(
-        tmp_path / "bad.fits", units={"RA": "rad", "FLUX": "Jy", "WAVE": "nm"},
+        tmp_path / "bad.fits", units={"RA": "deg", "FLUX": "Jy", "WAVE": "nm"},
         TARGETID=[7, 7, 7], RA=[1.0, np.nan, 3], DEC=[1.0, 2, 95], FLUX=flux, IVAR=ivar, WAVE=wave,
     )  # fmt: skip
     said = problems_of(path)
     for words in (
-        "RA: positions in 'rad', expected deg",
         "FLUX: flux in 'Jy'",
         "WAVE: wavelengths in 'nm'",
         "1 rows have no position",
@@ -184,7 +183,7 @@ def test_what_is_wrong_with_a_catalogue(tmp_path):
         "1 rows of WAVE are not in rising order",
     ):
         assert words in said
-    assert len(said.splitlines()) == 9
+    assert len(said.splitlines()) == 8
     lengths = write_table(
         tmp_path / "lengths.fits", FLUX=flux, IVAR=ivar[:, :499], IMAGE=np.ones((3, 3, 4, 4))
     )
@@ -197,15 +196,67 @@ def test_what_is_wrong_with_a_catalogue(tmp_path):
     assert (inspect_file(empty).rows, problems_of(empty)) == (0, "no rows")
 
 
-def test_a_compressed_table_is_told_by_its_header(tmp_path):
+def test_a_compressed_table_is_a_table_like_any_other(tmp_path):
     need("fpack")
+    need("funpack")
     path = write_table(tmp_path / "t.fits", units={"RA": "deg"}, RA=np.arange(2000.0), ID=np.arange(2000))
     os.spawnlp(os.P_WAIT, "fpack", "fpack", "-table", str(path))
     report = inspect_file(tmp_path / "t.fits.fz")
     assert (report.kind, report.rows) == (Kind.CATALOGUE, 2000)
     assert [column.name for column in report.columns] == ["RA", "ID"]
     assert report.columns[0].unit == "deg"
-    assert "compressed by fpack (ZTABLE)" in report.problems[0]
+    assert (report.facts["identifier"], report.problems) == ("ID", [])
+
+
+def test_positions_are_read_in_their_unit(tmp_path):
+    hours = write_table(tmp_path / "h.fits", units={"RA": "h", "DEC": "deg"}, RA=[1.0, 2.0], DEC=[3.0, 4])
+    report = inspect_file(hours)
+    assert_allclose([*report.facts["ra_deg"], *report.facts["dec_deg"]], [15, 30, 3, 4])
+    assert report.facts["position"] == "RA (h), DEC (deg)"
+    texts = write_table(
+        tmp_path / "s.fits", RA=np.array(["01:00:00.0", "--"]), DEC=np.array(["-05:30:00", ""])
+    )
+    report = inspect_file(texts)
+    assert_allclose([*report.facts["ra_deg"], *report.facts["dec_deg"]], [15, 15, -5.5, -5.5])
+    assert report.problems == ["1 rows have no position (NaN)"]
+
+
+def test_what_cannot_be_read_of_a_row_is_a_problem_and_the_rest_is_told(tmp_path):
+    path = write_table(
+        tmp_path / "f.fits", TARGETID=[39627770157896513.0, 1.0], RA=[1.0, 2], DEC=[1.0, 2], Z=[0.1, 0.2]
+    )
+    report = inspect_file(path)
+    assert "column 'TARGETID' is float64" in report.problems[0]
+    assert report.facts["Z"] == [0.1, 0.2]
+    path = write_table(tmp_path / "u.fits", units={"RA": "pc", "DEC": "pc"}, RA=[1.0], DEC=[1.0], Z=[0.1])
+    assert ("'pc'" in problems_of(path), inspect_file(path).facts["Z"]) == (True, [0.1, 0.1])
+
+
+def test_missing_values_and_sentinels_are_counted_by_column(tmp_path):
+    path = write_table(
+        tmp_path / "l.fits", ID=np.array(["a", "", "c", ""]), LOGMSTAR=[10.0, -999, 0, np.nan],
+        MAG_R=[18.0, 99, 19, 20], CLASSES=np.array(["E", "nan", "--", "S"]), Z=[0.1, np.nan, 0.3, -99],
+    )  # fmt: skip
+    report = inspect_file(path)
+    assert report.facts["missing values"] == {"ID": 2, "LOGMSTAR": 1, "CLASSES": 2, "Z": 1}
+    assert report.facts["Z"] == [0.1, 0.3]
+    assert report.problems == [
+        "LOGMSTAR: 1 value of -999, 1 value of 0 taken as missing",
+        "MAG_R: 1 value of 99 taken as missing",
+        "Z: 1 value of -99 taken as missing",
+    ]
+
+
+def test_all_hdus_of_a_file_are_listed(tmp_path):
+    path = tmp_path / "fastspec.fits"
+    with fitsio.FITS(path, "rw") as fits:
+        for name in ("METADATA", "SPECPHOT", "FASTSPEC"):
+            fits.write([np.arange(3)], names=["TARGETID"], extname=name)
+        fits.write([np.arange(2)], names=["LINE"], extname="LINES")
+        fits.write(np.ones((2, 2)), extname="MODELS")
+    facts = inspect_file(path).facts
+    assert facts["HDUs with as many rows"] == "METADATA, SPECPHOT, FASTSPEC"
+    assert [name in " ".join(facts["all HDUs"]) for name in ("SPECPHOT", "LINES", "MODELS")] == [True] * 3
 
 
 # --- files and folders of no use --------------------------------------------------------------------------

@@ -16,7 +16,7 @@ from astroclip.data.describe.describe_spectra import (
     describe_spec,
     describe_specs,
 )
-from astroclip.data.describe.describe_tables import describe_catalog, describe_hats
+from astroclip.data.describe.describe_tables import describe_hats, describe_table
 from astroclip.data.describe.file_report import FileReport
 from astroclip.data.fitsfile import FitsFile
 from astroclip.data.kinds import Kind, find_kind
@@ -54,7 +54,7 @@ def _describe_redrock(path: Path, kind: str) -> FileReport:
     """Describe a Redrock file by its table of redshifts."""
     with FitsFile(path, whole=False) as file:
         hdu = "REDSHIFTS" if "REDSHIFTS" in file else "ZBEST"
-    return describe_catalog(path, kind, hdu=hdu)
+    return describe_table(path, kind, hdu=hdu)
 
 
 def _describe_model(path: Path, kind: str) -> FileReport:
@@ -64,7 +64,7 @@ def _describe_model(path: Path, kind: str) -> FileReport:
 
 
 _DESCRIBE: dict[Kind, Callable[[Path, str], FileReport]] = {
-    Kind.CATALOGUE: describe_catalog,
+    Kind.CATALOGUE: describe_table,
     Kind.HATS: describe_hats,
     Kind.COADD: describe_coadd,
     Kind.SPECTRA: describe_coadd,

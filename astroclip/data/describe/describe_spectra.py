@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from astroclip.data.describe.describe_tables import describe_catalog
+from astroclip.data.describe.describe_tables import describe_table
 from astroclip.data.describe.file_report import (
     FileReport,
     Repeats,
@@ -24,7 +24,7 @@ from astroclip.errors import DataError
 
 def describe_coadd(path: Path, kind: str) -> FileReport:
     """Describe a DESI coadd: its FIBERMAP, the arms, which rows hold data, the Redrock file beside it."""
-    report = describe_catalog(path, kind, hdu="FIBERMAP")
+    report = describe_table(path, kind, hdu="FIBERMAP")
     with FitsFile(path) as file:
         arms = _arm_facts(file)
     with open_coadd(path) as coadd:
@@ -67,7 +67,7 @@ def describe_coadds(path: Path, kind: str) -> FileReport:
 
 def describe_spec(path: Path, kind: str) -> FileReport:
     """Describe an SDSS spectrum: its COADD table, wavelengths, and what SPECOBJ says of it."""
-    columns = describe_catalog(path, kind, hdu="COADD").columns
+    columns = describe_table(path, kind, hdu="COADD").columns
     spec = read_spec(path)
     good = float((spec.mask == 0).mean())
     facts: dict[str, Any] = {

@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 
 SHOWN = 5  # examples named in a problem
 _BINS = 3600  # of right ascension, 0.1 deg each
+_NOBODY = 0x9E3779B97F4A7C15  # the keys of rows without an identifier count from here
 _KEYS_AT_ONCE = 1 << 21  # sorted in memory, 100 MB
 # SplitMix64 (Steele, Lea & Flood 2014), a permutation of the 64-bit numbers
 _MIX = ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB), (31, 1))
@@ -92,10 +93,10 @@ class SkyRange:
         self._low, self._high = np.full(_BINS, np.inf), np.full(_BINS, -np.inf)
         self._dec = (np.inf, -np.inf)
 
-    def add(self, ra: ArrayLike, dec: ArrayLike) -> None:
-        """Take note of positions (n,), degrees."""
+    def add(self, ra: ArrayLike, dec: ArrayLike, missing: NDArray[np.bool_] | None = None) -> None:
+        """Take note of positions (n,), degrees; those off the sky may be NaN where `missing` is told."""
         ra, dec = np.asarray(ra, float), np.asarray(dec, float)
-        known = np.isfinite(ra) & np.isfinite(dec)
+        known = np.isfinite(ra) & np.isfinite(dec) if missing is None else ~missing
         on = known & (np.abs(dec) <= 90) & (ra >= -180) & (ra <= 360)
         self.missing += int((~known).sum())
         self.off += int((known & ~on).sum())
@@ -144,11 +145,14 @@ class Repeats:
     ) -> None:
         self._file.close()
 
-    def add(self, columns: Sequence[NDArray[Any]]) -> None:
-        """Take note of the next rows: the columns of their identifier, (n,) each."""
+    def add(self, columns: Sequence[NDArray[Any]], missing: NDArray[np.bool_] | None = None) -> None:
+        """Take note of the next rows: the columns of their identifier, (n,) each, and which have none."""
         key = np.zeros(len(columns[0]), np.uint64)
         for column in columns:
             key = _mix(key * np.uint64(3) + _number(column))
+        if missing is not None:  # rows without an identifier repeat none
+            own = np.uint64(_NOBODY) + np.arange(self.rows, self.rows + len(key), dtype=np.uint64)
+            key = np.where(missing, _mix(own), key)
         self._file.write(key.tobytes())
         self.rows += len(key)
 

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from astroclip.data.describe.describe_tables import MIN_PIXELS
+from astroclip.data.describe.row_tally import MIN_PIXELS
 from astroclip.data.desi import find_coadds, open_coadd, read_redrock, redrock_path
 from astroclip.data.grid import NODATA, Spectra, stack_spectra
 from astroclip.data.imagefile import ImageReader

@@ -158,7 +158,6 @@ def _estimate(
         samples=samples,
         unit=(not mass and catalog.column(truth).unit) or catalog.column(point).unit,
         mass=mass,
-        nulls={name: c.null for name, c in catalog.columns.items() if c.null is not None},
     )
 
 

@@ -1,5 +1,6 @@
 """Evaluate the predictions of a table: score it whole and in parts, write metrics and figures."""
 
+import logging
 from collections.abc import Callable, Iterable, Mapping
 from itertools import chain
 from pathlib import Path
@@ -21,10 +22,12 @@ from astroclip.files import check_outputs, written_beside
 from astroclip.plots import write_figure
 from astroclip.schema import redshift_names
 from astroclip.tables import FitsTable, open_table
+from astroclip.tables.missing import Taken, sentinel_lines
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+logger = logging.getLogger(__name__)
 METRICS_FILE = "metrics.yaml"
 NO_GALLERY = "no gallery of retrieval: the table has no pixels. Say where they are: --images, --spectra"
 UMAP_ROWS = 2000  # galaxies of a map; more would take UMAP minutes
@@ -50,6 +53,8 @@ def evaluate_table(
     magnitude: str | None = None,
     snr: str | None = None,
     redshift: str | None = None,
+    ra: str | None = None,
+    dec: str | None = None,
     images: str | None = None,
     spectra: str | None = None,
     min_votes: int = PUBLISHED_VOTES,
@@ -81,7 +86,7 @@ def evaluate_table(
         column's name does too. Of morphology what stands before the question.
     kind
         redshift, property, morphology or retrieval; by default all that is found.
-    magnitude, snr, redshift
+    magnitude, snr, redshift, ra, dec
         Columns that split the table; by default guessed from usual names.
     images, spectra
         Where the pixels of a gallery of retrieval are, see `gallery.find_pixels`; without any there is none.
@@ -118,6 +123,8 @@ def evaluate_table(
             magnitude,
             snr,
             redshift or next(iter(known), catalog.find("Z_TRUE", *redshift_names(catalog.columns))),
+            ra,
+            dec,
         )
         check_folder(output, overwrite)
         pixels = find_pixels(catalog, images, spectra) if retrieves and figures else None
@@ -132,7 +139,8 @@ def evaluate_table(
             "resamples": resamples,
             "seed": seed,
         }
-        settings["split by"] = dict(splits.columns)
+        placed = {"dec": splits.position.dec.column.name} if splits.position else {}
+        settings["split by"] = splits.columns | placed
         described = {"astroclip": __version__, **_describe(catalog), "settings": settings}
         output.mkdir(parents=True, exist_ok=True)
         drawn = [draw_evaluation(one) for one in found]
@@ -142,7 +150,10 @@ def evaluate_table(
             drawn.append(draw_galleries(catalog, held.pairs.rows, found[-1].rows, pixels))
         paths = write_figures(output, chain(*drawn)) if figures else []
     write_yaml(output / METRICS_FILE, {**described, "evaluations": [_as_dict(one) for one in found]})
-    notes = [NO_GALLERY] if retrieves and figures and not pixels else []
+    notes = sentinel_lines(sum((target.taken for target in targets), Taken()))
+    for note in notes:
+        logger.info(note)
+    notes += [NO_GALLERY] if retrieves and figures and not pixels else []
     return Report(str(table), found, output / METRICS_FILE, paths, notes)
 
 

@@ -11,6 +11,7 @@ from astroclip.evaluate.splits import Splits
 from astroclip.evaluate.targets import Target
 from astroclip.schema import IMAGE_EMBEDDING, SPECTRUM_EMBEDDING
 from astroclip.tables import FitsTable
+from astroclip.tables.missing import mask_null
 
 BLOCK = 8192  # rows read at a time
 PAIR_ROWS = 20_000  # galaxies that look for their other half: n² similarities
@@ -53,13 +54,14 @@ def read_rows(
     vectors = {name: catalog.find(column) for name, column in VECTORS.items()}
     embedded = {name: column for name, column in vectors.items() if column}
     columns = dict.fromkeys(name for target in targets for name in target.columns)
-    columns |= dict.fromkeys([*splits.columns.values(), *embedded.values()])
+    columns |= dict.fromkeys([*splits.names, *embedded.values()])
     keeps = [_Keep() for _ in targets]
     pairs = _Keep(Reservoir(PAIR_ROWS))
     maps = {name: Reservoir(MAP_ROWS) for name in embedded}
     for start in range(0, catalog.nrows, BLOCK):
         stop = min(start + BLOCK, catalog.nrows)
-        block = catalog.read(columns, start, stop)
+        read = catalog.read(columns, start, stop)
+        block = {name: mask_null(values, catalog.columns[name]) for name, values in read.items()}
         values = splits.take(block)
         flagged = values.get("flagged", np.zeros(stop - start, bool))
         left_out = flagged if unflagged else np.zeros_like(flagged)

@@ -10,8 +10,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from astroclip.schema import DEC_NAMES, EMBED_FLAG, PREDICT_FLAG, redshift_names
+from astroclip.schema import EMBED_FLAG, PREDICT_FLAG, redshift_names
 from astroclip.tables import FitsTable
+from astroclip.tables.missing import Taken, to_floats, to_quantity, to_texts
+from astroclip.tables.positions import find_position
 
 MAGNITUDES = ("MAG_R", "R_MAG", "DERED_MAG_R")
 FLUXES = ("FLUX_R",)  # nanomaggies
@@ -41,17 +43,23 @@ class Splits:
     Parameters
     ----------
     catalog
-    magnitude, snr, redshift
+    magnitude, snr, redshift, ra, dec
         Columns; by default guessed from usual names, and a magnitude from FLUX_R.
 
     Raises
     ------
     DataError
-        If a column that is named does not exist.
+        If a column that is named does not exist, or positions have no unit of angle.
     """
 
     def __init__(
-        self, catalog: FitsTable, magnitude: str | None, snr: str | None, redshift: str | None
+        self,
+        catalog: FitsTable,
+        magnitude: str | None = None,
+        snr: str | None = None,
+        redshift: str | None = None,
+        ra: str | None = None,
+        dec: str | None = None,
     ) -> None:
         def column(named: str | None, *usual: str) -> str | None:
             return catalog.column(named).name if named else catalog.find(*usual)
@@ -63,24 +71,37 @@ class Splits:
             "flux": None if column(magnitude, *MAGNITUDES) else catalog.find(*FLUXES),
             "photsys": catalog.find("PHOTSYS"),
             "release": catalog.find(*RELEASES),
-            "dec": catalog.find(*DEC_NAMES),
             "predict_flag": catalog.find(PREDICT_FLAG),
             "embed_flag": catalog.find(EMBED_FLAG),
         }
         self.columns = {name: column for name, column in found.items() if column is not None}
+        self.position = find_position(catalog, ra, dec)
+
+    @property
+    def names(self) -> list[str]:
+        """Names of all columns that `take` needs."""
+        return [*self.columns.values(), *(self.position.columns if self.position else [])]
 
     def take(self, block: Block) -> dict[str, NDArray]:
         """Return values (n,): `magnitude`, `redshift`, `snr` (NaN unknown), `half` (N, S), `flagged`."""
         held = {name: block[column] for name, column in self.columns.items()}
-        values: dict[str, NDArray] = {
-            name: held[name].astype(np.float32) for name in ("magnitude", "redshift", "snr") if name in held
-        }
+        values: dict[str, NDArray] = {}
+        for name in ("magnitude", "redshift", "snr", "flux"):
+            if name in held:
+                column = self.columns[name]
+                values[name] = to_quantity(held[name], column, Taken(), f"column '{column}'").astype(
+                    np.float32
+                )
         if "flux" in held:
             with np.errstate(divide="ignore", invalid="ignore"):
-                values["magnitude"] = (22.5 - 2.5 * np.log10(held["flux"])).astype(np.float32)
+                values["magnitude"] = 22.5 - 2.5 * np.log10(values.pop("flux"))
+        if self.position:
+            held["dec"] = self.position.read(block)[1]
         if {"photsys", "release", "dec"} & held.keys():
             values["half"] = _halves(held)
-        flags = [held[name] != 0 for name in ("predict_flag", "embed_flag") if name in held]
+        flags = [
+            np.ma.filled(held[name] != 0, True) for name in ("predict_flag", "embed_flag") if name in held
+        ]
         if flags:
             values["flagged"] = np.any(flags, axis=0)
         return values
@@ -93,11 +114,11 @@ def _halves(held: Block) -> NDArray[np.str_]:
         half[held["dec"] > NORTH_DEC] = "N"
         half[held["dec"] <= NORTH_DEC] = "S"
     if "release" in held:
-        half = np.where(
-            held["release"] > 0, np.where(np.isin(held["release"], NORTH_RELEASES), "N", "S"), half
-        )
+        release = to_floats(held["release"])
+        half = np.where(release > 0, np.where(np.isin(release, NORTH_RELEASES), "N", "S"), half)
     if "photsys" in held:
-        half = np.where(np.isin(held["photsys"], ("N", "S")), held["photsys"], half)
+        photsys = to_texts(held["photsys"])
+        half = np.where(np.isin(photsys, ("N", "S")), photsys, half)
     return half.astype("U1")
 
 

@@ -4,7 +4,7 @@ Shapes: n rows of a block, L levels of quantiles.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -24,12 +24,10 @@ from astroclip.evaluate.metrics import (
     redshift_error,
 )
 from astroclip.schema import GALAXY_ZOO, SFR_NAMES
+from astroclip.tables.missing import Taken, to_floats, to_quantity
 
 Block = Mapping[str, NDArray[Any]]
 Usable = tuple[NDArray[np.bool_], NDArray[np.bool_]]  # rows with a truth, rows with a prediction
-
-MISSING_REDSHIFT = -99.0  # of the Legacy Survey's photometric redshifts
-
 
 PUBLISHED_VOTES = 34  # a question is scored on galaxies with more votes on it (Parker et al. 2024)
 
@@ -40,7 +38,7 @@ class Estimate:
 
     `quantiles` maps names of `metrics.LEVELS` to columns; `std`, `samples` and `mass` are columns too. With a
     `mass` (dex) the truth is the specific rate log10 SFR - log10 M*, and its column holds the rate, in
-    solMass/yr or its logarithm.
+    solMass/yr or its logarithm. `taken` counts the sentinels that were read as missing.
     """
 
     kind: str
@@ -51,8 +49,8 @@ class Estimate:
     std: str | None
     samples: str | None
     unit: str
-    nulls: Mapping[str, int]
     mass: str | None = None
+    taken: Taken = field(default_factory=Taken)
 
     @property
     def against(self) -> str:
@@ -107,13 +105,13 @@ class Estimate:
         return rate - self._read(block, str(self.mass))
 
     def _read(self, block: Block, column: str) -> Array:
-        """Return a column as floats, NaN where it is missing."""
-        values = block[column].astype(float)
-        if column in self.nulls:
-            values[block[column] == self.nulls[column]] = np.nan
-        if self.kind == "redshift" and column != self.std:
-            values[values == MISSING_REDSHIFT] = np.nan
-        return values
+        """Return a column as floats, NaN where it is missing or a sentinel."""
+        if column == self.std:
+            return to_floats(block[column], f"column '{column}'")
+        known = {self.truth: self.truth, str(self.mass): str(self.mass)}
+        quantity = "Z" if self.kind == "redshift" else known.get(column, self.name)
+        taken = self.taken if column in (self.truth, self.mass, self.point) else Taken()
+        return to_quantity(block[column], column, taken, f"column '{column}'", quantity)
 
 
 @dataclass(frozen=True)
@@ -124,6 +122,7 @@ class Morphology:
     predicted: Mapping[str, tuple[str, ...]]
     votes: Mapping[str, str]
     min_votes: int
+    taken: Taken = field(default_factory=Taken)
 
     kind = "morphology"
     name = "morphology"
@@ -153,9 +152,9 @@ class Morphology:
         rows: dict[str, NDArray] = {}
         known = predicted = np.zeros(0, bool)
         for question, columns in self.truth.items():
-            true, guess = (_answer(block, names) for names in (columns, self.predicted[question]))
+            true, guess = (self._answer(block, names) for names in (columns, self.predicted[question]))
             if question in self.votes:
-                true[~(block[self.votes[question]] > self.min_votes)] = -1
+                true[~(to_floats(block[self.votes[question]]) > self.min_votes)] = -1
             rows |= {question: true, f"{question}_predicted": guess}
             known = (true >= 0) | (known if len(known) else False)
             predicted = (guess >= 0) | (predicted if len(predicted) else False)
@@ -165,12 +164,12 @@ class Morphology:
         """See `metrics.measure_answers`."""
         return measure_answers(rows, self.questions)
 
+    def _answer(self, block: Block, columns: tuple[str, ...]) -> NDArray[np.int64]:
+        """Return the number of the answer with the largest fraction; -1 where one is missing, or all 0."""
+        parts = [to_quantity(block[name], name, self.taken, f"column '{name}'") for name in columns]
+        fractions = np.stack(parts, axis=1)
+        answered = np.isfinite(fractions).all(1) & (fractions > 0).any(1)
+        return np.where(answered, np.nan_to_num(fractions).argmax(1), -1)
+
 
 Target = Estimate | Morphology  # both are read and scored alike
-
-
-def _answer(block: Block, columns: tuple[str, ...]) -> NDArray[np.int64]:
-    """Return the number of the answer with the largest fraction; -1 where a fraction is missing, or all 0."""
-    fractions = np.stack([block[name].astype(float) for name in columns], axis=1)
-    answered = np.isfinite(fractions).all(1) & (fractions > 0).any(1)
-    return np.where(answered, np.nan_to_num(fractions).argmax(1), -1)

@@ -16,6 +16,7 @@ from astroclip.predict.posterior import INTERVALS, Posterior
 from astroclip.predict.reference import BLOCK, EMBEDDINGS, Reference
 from astroclip.predict.votes import VotePredictor, fit_votes, is_reached, split
 from astroclip.schema import DISAGREEMENT, PREDICT_FLAG, PROPERTIES, ColumnSpec, PredictFlag
+from astroclip.tables.missing import to_floats
 
 ENOUGH_LABELS = 50  # with fewer, calibration is rough
 MLP_LABELS = 30  # from here on an ensemble beats neighbours (benchmarks/predict.py)
@@ -234,6 +235,7 @@ def _read_vectors(
     read = reference.read(list(dict.fromkeys([*inputs, *pairs])))
     agreement = fit_agreement(*(read[name] for name in pairs)) if pairs else None
     parts = [read.pop(name) for name in inputs]
+    parts = [to_floats(part) if np.ma.isMaskedArray(part) else part for part in parts]
     vectors = parts[0] if len(parts) == 1 else np.concatenate([p.reshape(len(p), -1) for p in parts], 1)
     vectors = vectors.reshape(len(vectors), -1).astype(np.float32, copy=False)
     finite = [np.isfinite(vectors[i : i + BLOCK]).all(1) for i in range(0, len(vectors), BLOCK)]

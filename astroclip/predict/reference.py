@@ -19,12 +19,14 @@ from astroclip.errors import DataError, UsageError
 from astroclip.files import written_beside
 from astroclip.model.checkpoint import is_model_directory, model_hash
 from astroclip.model.hub import REFERENCE, find_model
-from astroclip.schema import IMAGE_EMBEDDING, SPECTRUM_EMBEDDING
+from astroclip.schema import IMAGE_EMBEDDING, SENTINELS, SPECTRUM_EMBEDDING
 from astroclip.tables import FitsTable, open_table
+from astroclip.tables.missing import is_missing, mask_null, to_floats
 from astroclip.tables.where import Where
 
 FORMAT = "astroclip reference 1"
 BLOCK = 4096  # rows read at a time
+MISSING = int(SENTINELS[-2])  # of an integer or a logical in a model's own reference
 EMBEDDINGS = (IMAGE_EMBEDDING, SPECTRUM_EMBEDDING)
 
 Read = Callable[[Sequence[str]], dict[str, NDArray]]
@@ -44,7 +46,7 @@ class Reference(NamedTuple):
         The shape of one row of each column.
     units : dict of str to str
     read : callable
-        ``read(names)`` returns whole columns; missing integers and masked values are NaN.
+        ``read(names)`` returns whole columns as `Table.read` does, masked where values are missing.
     """
 
     name: str
@@ -161,7 +163,9 @@ def write_reference(
         name.upper(): values[kept].astype(np.float16) for name, values in vectors.items()
     }
     for name, values in table.read([n for n in labels if n not in found and table.shapes[n] == ()]).items():
-        if values.dtype.kind in "iufb":
+        if np.ma.isMaskedArray(values) and values.dtype.kind in "iub":  # a sentinel: there are no masks here
+            arrays[name] = np.where(is_missing(values), MISSING, values.astype(np.int64))[kept]
+        elif values.dtype.kind in "iufb":
             wide = values.dtype.kind == "f" and not name.upper().startswith(("Z", "RA", "DEC"))
             arrays[name] = (values.astype(np.float32) if wide else values)[kept]
     said = {"format": FORMAT, "model": table.model, "digest": model_hash(directory)}
@@ -195,23 +199,21 @@ def _of_table(path: Path) -> Reference:
 
 
 def _whole_column(table: FitsTable, name: str) -> NDArray:
-    """Return a column, filled block by block; vectors in float32."""
+    """Return a column, read block by block; vectors in float32."""
     column = table.column(name)
-    first = _numbers(table, name, 0, 0)
-    whole = np.empty((table.nrows, *first.shape[1:]), np.float32 if column.shape else first.dtype)
-    for start in range(0, table.nrows, BLOCK):
-        stop = min(start + BLOCK, table.nrows)
-        whole[start:stop] = _numbers(table, name, start, stop)
+    blocks = (
+        mask_null(table.read([name], start, min(start + BLOCK, table.nrows))[name], column)
+        for start in range(0, table.nrows, BLOCK)
+    )
+    if not column.shape:
+        parts = list(blocks) or [np.zeros(0, column.dtype)]
+        masked = any(np.ma.isMaskedArray(part) for part in parts)
+        whole: NDArray = np.ma.concatenate(parts) if masked else np.concatenate(parts)
+        return whole
+    whole = np.empty((table.nrows, *column.shape), np.float32)
+    for start, block in zip(range(0, table.nrows, BLOCK), blocks, strict=True):
+        whole[start : start + len(block)] = to_floats(block, f"{table.name}: column '{name}'")
     return whole
-
-
-def _numbers(table: FitsTable, name: str, start: int, stop: int) -> NDArray:
-    """Return rows of a column; integers that mean missing are NaN."""
-    column = table.column(name)
-    values = table.read([name], start, stop)[name]
-    if values.dtype.kind in "iu" and column.null is not None:
-        return np.where(values == column.null, np.nan, values.astype(np.float64))
-    return values
 
 
 def _of_file(path: Path, name: str) -> Reference:

@@ -22,6 +22,7 @@ from astroclip.predict.reference import EMBEDDINGS, Reference, read_reference
 from astroclip.predict.stored import load_predictor, save_predictor
 from astroclip.schema import DISAGREEMENT, PREDICT_FLAG, ColumnSpec, PredictFlag
 from astroclip.tables import FitsTable, append_columns, open_table
+from astroclip.tables.missing import mask_null, to_floats
 from astroclip.tables.outputs import output_format
 
 BLOCK = 4096  # rows read, predicted and written at a time
@@ -37,7 +38,10 @@ PREFERRED = {
 
 
 class PredictReport(NamedTuple):
-    """What was predicted: rows in all and with a prediction, from what, and the rows with each flag bit."""
+    """What was predicted: rows in all and with a prediction, from what, and the rows with each flag bit.
+
+    `notes` tell how many rows of the reference have a label, and which of their values were taken as missing.
+    """
 
     output: Path
     rows: int
@@ -47,6 +51,7 @@ class PredictReport(NamedTuple):
     vector: str
     label: str
     method: str
+    notes: tuple[str, ...]
 
 
 def predict_catalog(
@@ -126,6 +131,7 @@ def predict_catalog(
         table = stack.enter_context(open_table(catalog, hdu=hdu, scratch=output.parent))
         if vector is None and not any(table.find(name) for name in EMBEDDINGS):
             table = stack.enter_context(_embedded(table, output, stack, given, hdu))
+        notes: tuple[str, ...] = ()
         if predictor is not None:
             fitted = load_predictor(predictor, task)
         else:
@@ -133,12 +139,13 @@ def predict_catalog(
             inputs = _choose_inputs(table, known, task, use, vector)
             _check_same_model(table, inputs, known.name, known.model, known.digest)
             labels = read_labels(known, task, label, kind)
+            notes = labels.notes
             fitted = fit_predictor(known, task, labels, inputs, method=method, k=k, seed=seed)
         _check_inputs(table, fitted)
         _check_same_model(table, fitted.inputs, fitted.reference, fitted.model, fitted.digest)
         if save_to is not None:
             save_predictor(fitted, save_to, overwrite=overwrite)
-        return _stream(table, fitted, output, pdf, overwrite, progress)
+        return _stream(table, fitted, output, pdf, overwrite, progress)._replace(notes=notes)
 
 
 def _check_options(
@@ -259,7 +266,7 @@ def _stream(
     label = ",".join(dict.fromkeys(fitted.labels.columns))
     return PredictReport(
         output, table.nrows, predicted, dict(flags), fitted.rows, ",".join(fitted.inputs), label,
-        fitted.fitted.method,
+        fitted.fitted.method, (),
     )  # fmt: skip
 
 
@@ -311,9 +318,8 @@ def _read_vectors(table: FitsTable, columns: tuple[str, ...], start: int, stop: 
     block = table.read([column.name for column in found], start, stop)
     parts = []
     for column in found:
-        values = block[column.name]
-        part = values.astype(np.float32).reshape(len(values), -1)
-        if column.null is not None and values.dtype.kind in "iu":
-            part[values.reshape(part.shape) == column.null] = np.nan
-        parts.append(part)
+        values = mask_null(block[column.name], column)
+        if values.dtype != np.float32:
+            values = to_floats(values, f"{table.name}: column '{column.name}'", start).astype(np.float32)
+        parts.append(values.reshape(len(values), -1))
     return np.concatenate(parts, axis=1)

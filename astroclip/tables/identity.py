@@ -15,8 +15,8 @@ from astroclip.errors import DataError
 from astroclip.schema import TARGETID
 from astroclip.tables.columns import Column
 from astroclip.tables.fitstable import FitsTable
-from astroclip.tables.missing import is_missing, to_texts
-from astroclip.tables.positions import Block, PositionReader, find_position, mask_null
+from astroclip.tables.missing import is_missing, mask_null, to_texts
+from astroclip.tables.positions import Block, PositionReader, find_position
 
 # keys of a row: all columns of one, by the names that surveys give them; DESI, Legacy Survey, SDSS, SDSS-V
 KEYS: tuple[dict[str, tuple[str, ...]], ...] = (

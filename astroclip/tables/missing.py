@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from astroclip.errors import DataError
 from astroclip.schema import ANY_SCALE, MISSING_TEXTS, SENTINELS, possible_range
+from astroclip.tables.columns import Column
 
 Taken = Counter[tuple[str, float]]  # how many values of a column, by name and value, were taken as missing
 
@@ -40,6 +41,13 @@ def is_missing(values: NDArray[Any]) -> NDArray[np.bool_]:
     else:
         missing = np.zeros(data.shape, bool)
     return missing | np.ma.getmaskarray(values)
+
+
+def mask_null(values: NDArray[Any], column: Column) -> NDArray[Any]:
+    """Mask the integer that means missing."""
+    if column.null is None or values.dtype.kind not in "iu" or np.ma.isMaskedArray(values):
+        return values
+    return np.ma.masked_equal(values, column.null)
 
 
 def to_floats(values: NDArray[Any], where: str = "values", first_row: int = 0) -> NDArray[np.float64]:
@@ -107,21 +115,23 @@ def find_sentinels(values: NDArray[np.float64], quantity: str) -> NDArray[np.boo
 
 
 def to_quantity(
-    values: NDArray[Any], name: str, taken: Taken, where: str = "values", first_row: int = 0
+    values: NDArray[Any], name: str, taken: Taken, where: str = "values", quantity: str | None = None
 ) -> NDArray[np.float64]:
     """Return a column of labels as float64, NaN where one is missing or a sentinel; count those in `taken`.
 
     Parameters
     ----------
-    values, where, first_row
+    values, where
         See `to_floats`.
     name
-        The column, which tells the quantity.
+        The column.
     taken
         Sentinels by column and value; those of `values` are added.
+    quantity
+        What the column holds, where its name does not tell: see `find_sentinels`.
     """
-    numbers = to_floats(values, where, first_row)
-    sentinels = find_sentinels(numbers, name)
+    numbers = to_floats(values, where)
+    sentinels = find_sentinels(numbers, quantity or name)
     if sentinels.any():
         found, counts = np.unique(numbers[sentinels].astype(np.float32), return_counts=True)
         taken.update({(name, float(value)): int(n) for value, n in zip(found, counts, strict=True)})

@@ -19,7 +19,7 @@ from astroclip.schema import EPOCH_NAMES, MOTION_NAMES, POSITION_NAMES
 from astroclip.sky import FloatArray, has_position
 from astroclip.tables.columns import Column
 from astroclip.tables.fitstable import FitsTable
-from astroclip.tables.missing import is_missing, to_floats, to_texts
+from astroclip.tables.missing import is_missing, mask_null, to_floats, to_texts
 from astroclip.tables.motion import propagate
 
 Block = Mapping[str, NDArray[Any]]
@@ -286,13 +286,6 @@ def _numbers(texts: pa.Array) -> FloatArray:
     """Return parts of a text as numbers, 0 where there is none."""
     filled = pc.if_else(pc.equal(pc.fill_null(texts, ""), ""), "0", texts)
     return np.asarray(filled.cast(pa.float64()))
-
-
-def mask_null(values: NDArray[Any], column: Column) -> NDArray[Any]:
-    """Mask the integer that means missing."""
-    if column.null is None or values.dtype.kind not in "iu" or np.ma.isMaskedArray(values):
-        return values
-    return np.ma.masked_equal(values, column.null)
 
 
 def _find_names(table: FitsTable, ra: str | None, dec: str | None) -> tuple[str, str] | None:

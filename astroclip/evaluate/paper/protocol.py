@@ -118,7 +118,7 @@ def _score_task(tables: Tables, source: str, method: str, task: str, scores: Sco
     )  # fmt: skip
     with open_table(predicted) as catalog:
         targets = find_targets(catalog, None, None, TASKS[task], PUBLISHED_VOTES)
-        held = read_rows(catalog, targets, Splits(catalog, None, None, None), False, False)
+        held = read_rows(catalog, targets, Splits(catalog), False, False)
     for target, scored in zip(targets, held.scored, strict=True):
         name = target.name if task == "properties" else task
         scores.measure((source, method, name), target.measure, scored.rows)

@@ -1,4 +1,4 @@
-"""`astroclip demo`: the whole road on mock galaxies, command by command."""
+"""`astroclip demo`: mock galaxies from end to end, command by command."""
 
 import shlex
 import time
@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from .options import Overwrite
 from .output import output as out
 
 COLUMNS = ("estimated", "from", "galaxies", "R²", "σ_NMAD", "in 68 %", "in 95 %", "accuracy")
@@ -14,13 +15,19 @@ COLUMNS = ("estimated", "from", "galaxies", "R²", "σ_NMAD", "in 68 %", "in 95 
 
 def demo(
     context: typer.Context,
-    folder: Annotated[Path, typer.Argument(metavar="[OUT]", help="Folder to make.")] = Path("astroclip-demo"),
-    galaxies: Annotated[int, typer.Option(help="Of the mock sky, at least 50.")] = 500,
-    seed: Annotated[int, typer.Option(help="Of the mock sky; not 1, from which mini learned.")] = 7,
-    model: Annotated[str, typer.Option("--model", "-m", help="One with a reference set.")] = "mini",
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a demo that is there.")] = False,
+    folder: Annotated[Path, typer.Argument(metavar="[OUT]", help="Folder to create.")] = Path(
+        "astroclip-demo"
+    ),
+    galaxies: Annotated[int, typer.Option(help="Number of mock galaxies (50 or more).")] = 500,
+    seed: Annotated[
+        int, typer.Option(help="Random seed of the mock sky; not 1, the sky that mini was trained on.")
+    ] = 7,
+    model: Annotated[
+        str, typer.Option("--model", "-m", help="Name or directory of a model with a reference set.")
+    ] = "mini",
+    overwrite: Overwrite = False,
 ) -> None:
-    """Walk the whole road on mock galaxies in less than two minutes: the commands, estimates, figures."""
+    """Run everything on mock galaxies in less than two minutes: commands, estimates and figures."""
     begin, typed = time.monotonic(), []
     from astroclip.demo import FIGURES, GALLERY, RESULT, demo_commands, read_estimates
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from .options import Device, GalleryImages, GallerySpectra, Model, Overwrite, ResultFolder, Seed, examples
 from .output import output as out
 
 if TYPE_CHECKING:
@@ -25,36 +26,58 @@ class _TableFirst(TyperGroup):
 
 app = typer.Typer(cls=_TableFirst, no_args_is_help=True)
 
+Resamples = Annotated[int, typer.Option(help="Number of bootstrap resamples, for the errors.")]
 
-@app.command()
+
+@app.command(
+    epilog=examples(
+        "evaluate predicted.fits -o evaluation",
+        "evaluate predicted.fits -o redshifts --kind redshift --truth Z --unflagged",
+    )
+)
 def table(
     table: Annotated[
-        Path, typer.Argument(help="Table with predictions and their truth, or with embeddings.")
+        Path, typer.Argument(help="Table with predictions and their true values, or with embeddings.")
     ],
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of metrics.yaml and the figures.")],
-    truth: Annotated[str | None, typer.Option(help="Column of the truth. Default: guessed.")] = None,
-    predicted: Annotated[str | None, typer.Option(help="Prefix of the predictions, as Z_PHOT.")] = None,
+    output: ResultFolder,
+    truth: Annotated[
+        str | None, typer.Option(help="Column of true values. Default: found by its usual names.")
+    ] = None,
+    predicted: Annotated[
+        str | None, typer.Option(help="Prefix of the prediction's columns, such as Z_PHOT.")
+    ] = None,
     kind: Annotated[
-        str | None, typer.Option(help="redshift, property, morphology, retrieval. Default: all found.")
+        str | None,
+        typer.Option(
+            help="What to evaluate: redshift, property, morphology or retrieval. Default: everything found."
+        ),
     ] = None,
-    magnitude: Annotated[str | None, typer.Option(help="Column to split by. Default: guessed.")] = None,
-    snr: Annotated[str | None, typer.Option(help="Column to split by. Default: guessed.")] = None,
-    redshift: Annotated[str | None, typer.Option(help="Column to split by. Default: the truth.")] = None,
-    images: Annotated[
-        str | None, typer.Option(help="Of a gallery of retrieval; as of astroclip embed.")
+    magnitude: Annotated[
+        str | None, typer.Option(help="Magnitude column to bin by. Default: found by its usual names.")
     ] = None,
-    spectra: Annotated[str | None, typer.Option(help="Of the same gallery.")] = None,
-    min_votes: Annotated[int, typer.Option(help="Score questions with more votes than this.")] = 34,
-    unflagged: Annotated[bool, typer.Option("--unflagged", help="Leave flagged rows out.")] = False,
-    resamples: Annotated[int, typer.Option(help="Of the bootstrap that gives the errors.")] = 200,
-    seed: Annotated[int, typer.Option(help="Of the bootstrap and of UMAP.")] = 0,
-    figures: Annotated[bool, typer.Option("--figures/--no-figures", help="Draw them.")] = True,
+    snr: Annotated[
+        str | None,
+        typer.Option(help="Signal-to-noise column to bin by. Default: found by its usual names."),
+    ] = None,
+    redshift: Annotated[
+        str | None, typer.Option(help="Redshift column to bin by. Default: the true redshift.")
+    ] = None,
+    images: GalleryImages = None,
+    spectra: GallerySpectra = None,
+    min_votes: Annotated[
+        int, typer.Option(help="Score a question only on galaxies with more votes than this.")
+    ] = 34,
+    unflagged: Annotated[bool, typer.Option("--unflagged", help="Exclude flagged rows.")] = False,
+    resamples: Resamples = 200,
+    seed: Seed = 0,
+    figures: Annotated[bool, typer.Option("--figures/--no-figures", help="Draw figures.")] = True,
     umap_rows: Annotated[
-        int, typer.Option("--umap", help="Galaxies on UMAP's maps; 0: principal components, quickly.")
+        int,
+        typer.Option("--umap", help="Number of galaxies on the UMAP maps; 0 draws principal components."),
     ] = 2000,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the results there.")] = False,
+    overwrite: Overwrite = False,
 ) -> None:
-    """Score predictions against a truth: whole, by magnitude, redshift, SNR and survey half; draw figures."""
+    """Score predictions against true values, overall and by magnitude, redshift, SNR and survey half."""
     from astroclip.evaluate import evaluate_table
 
     with out.progress("Evaluating") as progress:
@@ -67,30 +90,42 @@ def table(
     _print_report(report)
 
 
-@app.command()
+@app.command(
+    epilog=examples(
+        "evaluate paper --data pairs.h5 -o paper",
+        "evaluate paper --data pairs.h5 -o paper -m run --no-baselines --rows 2000",
+    )
+)
 def paper(
-    data: Annotated[
-        Path, typer.Option("--data", help="Pairs that crossmatch made, or the folder that has them.")
-    ],
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of paper.yaml and paper.png.")],
-    model: Annotated[str, typer.Option("--model", "-m", help="Name or directory of a model.")] = "mini",
+    data: Annotated[Path, typer.Option("--data", help="Pairs that crossmatch wrote, or their folder.")],
+    output: ResultFolder,
+    model: Model = "mini",
     about: Annotated[
-        str | None, typer.Option(help="What galaxies these are. Default: what the pairs say of themselves.")
+        str | None,
+        typer.Option(help="Description of the galaxies, for the figure. Default: what the pairs record."),
     ] = None,
-    rows: Annotated[int | None, typer.Option(help="Galaxies of each part at most.")] = None,
+    rows: Annotated[
+        int | None,
+        typer.Option(help="Largest number of galaxies from each of the training, validation and test sets."),
+    ] = None,
     baselines: Annotated[
-        bool, typer.Option("--baselines/--no-baselines", help="Train the supervised networks too.")
+        bool,
+        typer.Option(
+            "--baselines/--no-baselines", help="Also train the supervised networks, which takes longest."
+        ),
     ] = True,
     epochs: Annotated[
-        int, typer.Option(help="Of the supervised networks at most, with early stopping.")
+        int, typer.Option(help="Largest number of epochs of the supervised networks; they stop early.")
     ] = 50,
-    steps: Annotated[int | None, typer.Option(help="The same in steps.")] = None,
-    seed: Annotated[int, typer.Option(help="Of all that is drawn.")] = 0,
-    resamples: Annotated[int, typer.Option(help="Of the bootstrap that gives the errors.")] = 200,
-    device: Annotated[str, typer.Option(help="cpu, cuda, ...")] = "auto",
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the results there.")] = False,
+    steps: Annotated[
+        int | None, typer.Option(help="Largest number of steps of the supervised networks.")
+    ] = None,
+    seed: Seed = 0,
+    resamples: Resamples = 200,
+    device: Device = "auto",
+    overwrite: Overwrite = False,
 ) -> None:
-    """Make the published table on your pairs: zero-shot, few-shot, supervised; beside the paper's scores."""
+    """Reproduce the table of Parker et al. 2024 on your pairs: zero-shot, few-shot and supervised."""
     from astroclip.evaluate.paper.baselines import Training
     from astroclip.evaluate.paper.table import evaluate_paper
 

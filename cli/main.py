@@ -3,6 +3,7 @@
 import logging
 import os
 import sys
+from collections.abc import Callable
 from typing import Annotated
 
 import typer
@@ -11,6 +12,7 @@ from astroclip import __version__
 from astroclip.errors import AstroclipError
 
 from . import crossmatch, demo, embed, evaluate, inspect, mock, models, predict, search, train
+from .options import examples
 from .output import output
 
 app = typer.Typer(
@@ -20,13 +22,29 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command("crossmatch")(crossmatch.crossmatch)
-app.command("demo")(demo.demo)
-app.command("embed")(embed.embed)
-app.command("inspect")(inspect.inspect)
-app.command("mock")(mock.mock)
-app.command("search")(search.search)
-app.command("train")(train.train)
+EXAMPLES: dict[Callable[..., None], tuple[str, str]] = {
+    crossmatch.crossmatch: (
+        "crossmatch zall-pix-iron.fits south -o pairs",
+        "crossmatch a.hats b.hats -o match --no-pairs",
+    ),
+    demo.demo: ("demo", "demo small --galaxies 100"),
+    embed.embed: (
+        "embed galaxies.fits --images south",
+        "embed galaxies.fits --spectra sparcl -m astroclip -o embedded.fits",
+    ),
+    inspect.inspect: ("inspect galaxies.fits", "inspect healpix --plot sample.png"),
+    mock.mock: ("mock sky", "mock sky --galaxies 5000 --seed 3"),
+    search.search: (
+        "search embedded.fits --targetid 39627835576420141 --gallery found.html",
+        "search embedded.fits --image cutout.fits --to spectrum -k 50 --where 'Z < 0.1'",
+    ),
+    train.train: (
+        "train spectrum pairs.h5 -o specformer",
+        "train clip pairs.h5 -o run -c mini-clip optim.lr=1e-3 --resume",
+    ),
+}
+for command, calls in EXAMPLES.items():
+    app.command(command.__name__, epilog=examples(*calls))(command)
 app.add_typer(evaluate.app, name="evaluate", help="Score predictions and embeddings; the published table.")
 app.add_typer(predict.app, name="predict", help="Predict redshifts, properties, morphology or any label.")
 app.add_typer(models.app, name="models", help="List, make, fetch, convert and describe models.")

@@ -6,17 +6,20 @@ from typing import Annotated
 
 import typer
 
+from .options import Overwrite, Seed
 from .output import output as out
 
 
 def mock(
-    folder: Annotated[Path, typer.Argument(metavar="OUT", help="Folder to make.")],
-    galaxies: Annotated[int, typer.Option(help="Galaxies that DESI targets, at least 50.")] = 1000,
-    seed: Annotated[int, typer.Option(help="The same seed gives the same files, bit for bit.")] = 0,
-    workers: Annotated[int | None, typer.Option(help="Processes; default: all cores.")] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a mock that is there.")] = False,
+    folder: Annotated[Path, typer.Argument(metavar="OUT", help="Folder to create.")],
+    galaxies: Annotated[int, typer.Option(help="Number of galaxies that DESI targets (50 or more).")] = 1000,
+    seed: Seed = 0,
+    workers: Annotated[
+        int | None, typer.Option(help="Number of processes. Default: one for each core.")
+    ] = None,
+    overwrite: Overwrite = False,
 ) -> None:
-    """Write a mock survey: DESI coadds and catalogue, Legacy Survey cut-outs, labels, and truth.fits."""
+    """Write a mock survey: DESI coadds and catalogue, Legacy Survey cut-outs, labels, and the truth."""
     from astroclip.mock.survey import make_mock
 
     with out.progress("Galaxies and spectra") as report:

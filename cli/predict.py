@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from .options import examples
 from .output import output as out
 
 app = typer.Typer(no_args_is_help=True)
@@ -98,25 +99,44 @@ def _predict(task: str, values: dict[str, Any]) -> None:
     out.result(report._asdict())
 
 
-@app.command()
+@app.command(
+    epilog=examples(
+        "predict redshift galaxies.fits --images south",
+        "predict redshift embedded.fits --reference labelled.fits --from both",
+    )
+)
 @_task
 def redshift(label: Label = None, pdf: Pdf = None) -> None:
     """Predict redshifts with their intervals."""
 
 
-@app.command()
+@app.command(
+    epilog=examples(
+        "predict properties embedded.fits",
+        "predict properties embedded.fits --reference provabgs.fits --method flow",
+    )
+)
 @_task
 def properties() -> None:
     """Predict stellar mass, metallicity, age and specific star-formation rate."""
 
 
-@app.command()
+@app.command(
+    epilog=examples(
+        "predict morphology embedded.fits --from image", "predict morphology embedded.fits --method knn -k 32"
+    )
+)
 @_task
 def morphology() -> None:
     """Predict the votes of Galaxy Zoo DECaLS."""
 
 
-@app.command()
+@app.command(
+    epilog=examples(
+        "predict label embedded.fits --label IS_MERGER --reference classified.fits",
+        "predict label embedded.fits --label MAG_J --kind number --reference near-infrared.fits",
+    )
+)
 @_task
 def label(label: OneLabel, kind: Kind = "auto", pdf: Pdf = None) -> None:
     """Predict any column of the reference, from as few as 10 labels."""

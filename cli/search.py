@@ -8,6 +8,7 @@ import typer
 
 from astroclip.errors import UsageError
 
+from .options import GalleryImages, GallerySpectra, Hdu, Overwrite
 from .output import MANY
 from .output import output as out
 
@@ -31,58 +32,73 @@ class SearchedEmbedding(StrEnum):
 
 
 def search(
-    catalog: Annotated[Path, typer.Argument(help="Table with embeddings: the set that is searched.")],
-    targetid: Annotated[list[str] | None, typer.Option(help="Like the row with this TARGETID.")] = None,
-    row: Annotated[list[str] | None, typer.Option(help="Like this row, from 0.")] = None,
+    catalog: Annotated[Path, typer.Argument(help="Table with embeddings, which is searched.")],
+    targetid: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Search for galaxies like the row with this TARGETID. Repeatable, as all such options."
+        ),
+    ] = None,
+    row: Annotated[
+        list[str] | None, typer.Option(help="Like the row with this number, counted from 0.")
+    ] = None,
     radec: Annotated[
-        list[str] | None, typer.Option(help="Like the row nearest to 'RA DEC', degrees.")
+        list[str] | None, typer.Option(help="Like the row nearest to this position: 'RA DEC' in degrees.")
     ] = None,
     image: Annotated[
-        list[str] | None, typer.Option(help="Like the cut-out in this file; FILE:ROW of a table.")
+        list[str] | None, typer.Option(help="Like the image in this file; FILE:ROW in a table.")
     ] = None,
     spectrum: Annotated[
-        list[str] | None, typer.Option(help="Like the spectrum in this coadd or spec file; FILE:ROW of many.")
+        list[str] | None,
+        typer.Option(help="Like the spectrum in this coadd or spec file; FILE:ROW if it has several."),
     ] = None,
     like: Annotated[
-        list[str] | None, typer.Option(help="The same as KIND=VALUE: row=17, radec=150.1,2.2, image=FILE.")
+        list[str] | None,
+        typer.Option(help="Any of these as KIND=VALUE: row=17, radec=150.1,2.2, image=FILE."),
     ] = None,
-    unlike: Annotated[list[str] | None, typer.Option(help="And not like this one, KIND=VALUE.")] = None,
+    unlike: Annotated[list[str] | None, typer.Option(help="Unlike this galaxy, as KIND=VALUE.")] = None,
     source: Annotated[
         ExampleEmbedding | None,
-        typer.Option("--from", help="Embedding of examples in CATALOG. Default: image."),
+        typer.Option("--from", help="Embedding of the examples that are rows of CATALOG. Default: image."),
     ] = None,
     target: Annotated[
-        SearchedEmbedding | None, typer.Option("--to", help="Embeddings searched. Default: as the examples.")
+        SearchedEmbedding | None,
+        typer.Option("--to", help="Embeddings to search among. Default: those of the examples."),
     ] = None,
-    k: Annotated[int, typer.Option("-k", help="How many to find.")] = 10,
+    k: Annotated[int, typer.Option("-k", help="Number of galaxies to find.")] = 10,
     where: Annotated[
-        str | None, typer.Option(help="Only rows such as 'Z < 0.3 & MAG_R < 19'; also | ~ ( ) == !=.")
+        str | None,
+        typer.Option(help="Search only rows that satisfy this, for example 'Z < 0.3 & MAG_R < 19'."),
     ] = None,
     columns: Annotated[
-        str | None, typer.Option(help="Of CATALOG in the output, 'A,B'. Default: all.")
+        str | None,
+        typer.Option(help="Columns of CATALOG to keep in the output, such as 'RA,DEC,Z'. Default: all."),
     ] = None,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="FITS or Parquet. Default: CATALOG-search.fits.")
+        Path | None, typer.Option("--output", "-o", help="Output table. Default: CATALOG-search.fits.")
     ] = None,
-    gallery: Annotated[Path | None, typer.Option(help="Draw what is found: .png, .pdf or .html.")] = None,
-    images: Annotated[str | None, typer.Option(help="Pixels of the gallery, as in embed.")] = None,
-    spectra: Annotated[str | None, typer.Option(help="Pixels of the gallery, as in embed.")] = None,
-    radius_arcsec: Annotated[float, typer.Option(help="How far the row of --radec may be.")] = 1.0,
+    gallery: Annotated[
+        Path | None, typer.Option(help="Draw the galaxies that are found: .png, .pdf or .html.")
+    ] = None,
+    images: GalleryImages = None,
+    spectra: GallerySpectra = None,
+    radius_arcsec: Annotated[float, typer.Option(help="Largest separation of a row from --radec.")] = 1.0,
     keep_examples: Annotated[
-        bool, typer.Option("--keep-examples", help="Find the examples themselves, too.")
+        bool, typer.Option("--keep-examples", help="Include the examples in the results.")
     ] = False,
     model: Annotated[
-        str | None, typer.Option("--model", "-m", help="To embed files with. Default: that of CATALOG.")
+        str | None,
+        typer.Option("--model", "-m", help="Model to embed files with. Default: the model of CATALOG."),
     ] = None,
-    device: Annotated[str, typer.Option(help="To embed files on: cpu, cuda, ...; or auto.")] = "auto",
-    index: Annotated[Path | None, typer.Option(help="Use this index, made by --build-index.")] = None,
+    device: Annotated[str, typer.Option(help="Device to embed files on: cpu, cuda, ..., or auto.")] = "auto",
+    index: Annotated[Path | None, typer.Option(help="Index to search, made with --build-index.")] = None,
     build_index: Annotated[
-        Path | None, typer.Option(help="Make an index of the column --to, and no search.")
+        Path | None, typer.Option(help="Build an index of the embeddings --to, and do not search.")
     ] = None,
-    hdu: Annotated[str | None, typer.Option(help="Name or number of the table's HDU.")] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace outputs that exist.")] = False,
+    hdu: Hdu = None,
+    overwrite: Overwrite = False,
 ) -> None:
-    """Find the galaxies of CATALOG most similar to those named, by image or spectrum."""
+    """Find the galaxies in CATALOG that are most similar to the given ones, by image or spectrum."""
     from astroclip.search import Example, ExampleKind, index_catalog, parse_example, search_catalog
 
     named = {

@@ -27,25 +27,29 @@ class SlurmRequest(NamedTuple):
 
 
 def _slurm_options(
-    slurm: Annotated[bool, _option("--slurm", help="Run as a job of the Slurm cluster.")] = False,
-    partition: Annotated[str | None, _option(help="Where to run.")] = None,
-    constraint: Annotated[str | None, _option(help="Features of the nodes, as a100.")] = None,
+    slurm: Annotated[bool, _option("--slurm", help="Run as a Slurm job.")] = False,
+    partition: Annotated[str | None, _option(help="Slurm partition.")] = None,
+    constraint: Annotated[str | None, _option(help="Required features of the nodes, such as a100.")] = None,
     account: Annotated[str | None, _option(help="Slurm account to charge.")] = None,
-    qos: Annotated[str | None, _option(help="Quality of service.")] = None,
+    qos: Annotated[str | None, _option(help="Slurm quality of service.")] = None,
     time: Annotated[
         str,
-        _option(help="Limit of one run, as 48:00:00 or 2-00:00:00; then the job goes on in a next run."),
+        _option(
+            help="Time limit, such as 48:00:00 or 2-00:00:00. A job that reaches it is requeued "
+            "and continues."
+        ),
     ] = "24:00:00",
-    mem_per_gpu: Annotated[str | None, _option(help="Host memory, as 64G.")] = None,
-    cpus_per_task: Annotated[int | None, _option(help="Cores of each process.")] = None,
+    mem_per_gpu: Annotated[str | None, _option(help="Host memory for each GPU, such as 64G.")] = None,
+    cpus_per_task: Annotated[int | None, _option(help="CPU cores for each process.")] = None,
     setup: Annotated[
-        list[str] | None, _option(help="Line of shell to run first, as 'module load python'. Repeatable.")
+        list[str] | None,
+        _option(help="Shell command to run first, such as 'module load python'. Repeatable."),
     ] = None,
-    stop_before: Annotated[
-        int, _option(help="Seconds before the limit at which a run saves and stops.")
-    ] = 120,
-    follow: Annotated[bool, _option("--follow", help="Show the job's log until it ends.")] = False,
-    dry_run: Annotated[bool, _option("--dry-run", help="Print the batch script, submit nothing.")] = False,
+    stop_before: Annotated[int, _option(help="Save and stop this many seconds before the time limit.")] = 120,
+    follow: Annotated[bool, _option("--follow", help="Show the log until the job ends.")] = False,
+    dry_run: Annotated[
+        bool, _option("--dry-run", help="Print the batch script without submitting it.")
+    ] = False,
 ) -> SlurmRequest | None:
     """Return what was asked for, or None without --slurm."""
     options = {

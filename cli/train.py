@@ -20,30 +20,44 @@ class TrainingKind(StrEnum):
 
 @takes_slurm
 def train(
-    kind: Annotated[TrainingKind, typer.Argument(help="SpecFormer, DINOv2, or the alignment of both.")],
+    kind: Annotated[
+        TrainingKind,
+        typer.Argument(help="Spectrum encoder (SpecFormer), image encoder (DINOv2), or their alignment."),
+    ],
     data: Annotated[
-        Path, typer.Argument(help="File of pairs; for images also a file or folder of cut-outs.")
+        Path,
+        typer.Argument(help="Pairs that crossmatch wrote; for `image` also a file or folder of cut-outs."),
     ],
     run: Annotated[
-        Path, typer.Option("--output", "-o", help="Folder of the run; ends as a model directory.")
+        Path, typer.Option("--output", "-o", help="Folder of the run; it becomes a model directory.")
     ],
     settings: Annotated[
-        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Settings, as optim.lr=1e-4.")
+        list[str] | None,
+        typer.Argument(metavar="[KEY=VALUE]...", help="Settings to change, such as optim.lr=1e-4."),
     ] = None,
     config: Annotated[
         str | None,
-        typer.Option("--config", "-c", help="mini-spectrum, ... or a YAML file. Default: as published."),
+        typer.Option(
+            "--config",
+            "-c",
+            help="Recipe: mini-spectrum, mini-image, mini-clip, or a YAML file. Default: as published.",
+        ),
     ] = None,
     gpus: Annotated[
         int | None,
-        typer.Option(help="GPUs of each node; 0: the CPU. Default: all; with --slurm as it comes."),
+        typer.Option(
+            help="Number of GPUs on each node; 0 trains on the CPU. Default: all GPUs; with --slurm, "
+            "whatever the job gets."
+        ),
     ] = None,
     nodes: Annotated[int, typer.Option(help="Number of nodes.")] = 1,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run, if it was begun.")] = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Begin again a run that is there.")] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Continue the run if it was started before.")
+    ] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Start again a run that exists.")] = False,
     slurm: SlurmRequest | None = None,
 ) -> None:
-    """Train a model on DATA; stopped by a signal, it saves and goes on with --resume."""
+    """Train a model on DATA. A run that is interrupted saves its state, and --resume continues it."""
     work = {
         "kind": kind.value, "data": data, "run": run, "config": config, "overrides": settings or [],
         "resume": resume, "overwrite": overwrite,

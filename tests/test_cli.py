@@ -2,14 +2,19 @@
 
 import importlib.resources
 import json
+import shlex
 import subprocess
 import sys
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import fitsio
 import numpy as np
 import pytest
+from typer.core import TyperGroup
+from typer.main import get_command
 from typer.testing import CliRunner
 
 import astroclip
@@ -36,6 +41,31 @@ def test_version_and_help():
     assert astroclip_program("--version").stdout == f"astroclip {astroclip.__version__}\n"
     help_text = astroclip_program("--help").stdout
     assert all(verb in help_text for verb in ("embed", "predict", "models"))
+
+
+def commands(group: TyperGroup, *words: str) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """Yield every command, with the words that call it."""
+    for name, command in group.commands.items():
+        if hasattr(command, "commands"):
+            yield from commands(command, *words, name)
+        else:
+            yield (*words, name), command
+
+
+def test_help_ends_with_two_examples_that_exist():
+    for words, command in commands(get_command(app)):
+        shown = (command.epilog or "").split("\n\n")
+        assert shown[0] == "Examples:", words
+        assert len(shown) == 3, words
+        names = {name for option in command.params for name in option.opts + option.secondary_opts}
+        for example in shown[1:]:
+            prompt, program, *rest = shlex.split(example)
+            assert (prompt, program) == ("$", "astroclip")
+            rest = [word for word in rest if word != "--json"]
+            called = words[:1] if words == ("evaluate", "table") else words
+            assert tuple(rest[: len(called)]) == called
+            assert {word for word in rest if word.startswith("-")} <= names, example
+            assert all(parameter.help for parameter in command.params if parameter.name != "help"), words
 
 
 def test_help_and_import_load_nothing_heavy():

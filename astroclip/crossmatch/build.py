@@ -10,8 +10,8 @@ import numpy as np
 
 from astroclip.crossmatch.image_side import ImageSide, open_image_side
 from astroclip.crossmatch.joined_labels import open_labels
+from astroclip.crossmatch.match_outputs import Job, Outputs, write_outputs
 from astroclip.crossmatch.match_table import MatchTable, describe_images, find_labels
-from astroclip.crossmatch.outputs import Job, Outputs, write_outputs
 from astroclip.crossmatch.plan import CrossmatchSettings, Progress, check_settings, make_plan
 from astroclip.crossmatch.spectra_side import SpectraTable, default_coadds, open_spectra
 from astroclip.data.pairs.pairs_format import row_bytes

@@ -1,0 +1,45 @@
+"""Options that several commands have, and the examples at the end of a command's help."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace outputs that exist.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Continue where a killed run stopped.")]
+Hdu = Annotated[str | None, typer.Option(help="HDU of the table, by name or number.")]
+Seed = Annotated[int, typer.Option(help="Random seed: the same seed gives the same result.")]
+Model = Annotated[str, typer.Option("--model", "-m", help="Name or directory of a model.")]
+Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ...; auto: a GPU if there is one.")]
+Images = Annotated[
+    str | None,
+    typer.Option(
+        help="Image source: a vector column; a file or folder of images (FITS, HDF5 of Stein et al. or "
+        "Multimodal Universe); ls-dr9, ls-dr9-north, ls-dr9-south or ls-dr10 to fetch cut-outs. "
+        "Default: column IMAGE."
+    ),
+]
+Spectra = Annotated[
+    str | None,
+    typer.Option(
+        help="Spectrum source: a vector column; a file or folder of spectra (DESI coadds, SDSS spec files, "
+        "HDF5 of Multimodal Universe); sparcl or sparcl:DESI-EDR to fetch spectra by TARGETID. "
+        "Default: column FLUX."
+    ),
+]
+GalleryImages = Annotated[
+    str | None,
+    typer.Option("--images", help="Image source of the gallery (same values as `embed --images`)."),
+]
+GallerySpectra = Annotated[
+    str | None,
+    typer.Option("--spectra", help="Spectrum source of the gallery (same values as `embed --spectra`)."),
+]
+ResultFolder = Annotated[
+    Path, typer.Option("--output", "-o", help="Folder for the results; created if it does not exist.")
+]
+
+
+def examples(*calls: str) -> str:
+    """Return what stands at the end of a command's help: calls as one would type them."""
+    return "\n\n".join(["Examples:", *(f"$ astroclip {call}" for call in calls)])

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 # --- images: Legacy Survey DR9 cut-outs (https://www.legacysurvey.org/dr9/description/) -----------------
 BANDS = ("g", "r", "z")
 PIXSCALE = 0.262  # arcsec/px
+SCALE_TOLERANCE = 0.01  # relative difference below which a pixel scale is the survey's
 IMAGE_UNIT = "nanomaggy"  # AB, mag = 22.5 - 2.5 log10(flux)
 CUTOUT_SIZE = 152  # px, as stored by Stein et al. 2021 and by the released pairs
 

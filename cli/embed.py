@@ -77,10 +77,10 @@ def embed(
 
 def _embed(**run: Any) -> None:
     """Embed a catalogue, or a part of it."""
-    from astroclip.model.sources import SourceOptions
+    from astroclip.model.inputs import InputOptions
     from astroclip.predict.embed import embed_catalog
 
-    run["options"] = SourceOptions(*run["options"])
+    run["options"] = InputOptions(*run["options"])
     with out.progress("Embedding") as progress:
         report = embed_catalog(**run, progress=progress)
     out.caution(run["model"])
@@ -96,13 +96,13 @@ def _merge(catalog: Path, output: Path | None, shards: int | None, overwrite: bo
 
 def _submit(slurm: SlurmRequest, run: dict[str, Any], array: int | None, gpus: int | None) -> None:
     """Embed in a job, or in an array of jobs and a last one that merges; what is wrong is said beforehand."""
-    from astroclip.model.sources import SourceOptions
+    from astroclip.model.inputs import InputOptions
     from astroclip.predict.embed import embed_catalog, missing_shards
 
     if array is not None and run["shard"]:
         raise UsageError("--array makes the shards itself: leave out --shard and --shards")
     # the machine it is submitted from may have no GPU
-    elsewhere = {"options": SourceOptions(*run["options"]), "device": "cpu", "dry_run": True}
+    elsewhere = {"options": InputOptions(*run["options"]), "device": "cpu", "dry_run": True}
     whole = embed_catalog(**run | elsewhere).output
     calls, then = [run], None
     if array is not None:

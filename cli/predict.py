@@ -87,11 +87,11 @@ def _task(command: Callable[..., None]) -> Callable[..., None]:
 
 def _predict(task: str, values: dict[str, Any]) -> None:
     """Predict, and print what was done."""
-    from astroclip.model.sources import SourceOptions
+    from astroclip.model.inputs import InputOptions
     from astroclip.predict.tasks import predict_catalog
 
     given = {name: values.pop(name) for name in EMBEDDING}
-    tolerances = SourceOptions(*(given.pop(name) for name in ("max_bad", "radius_arcsec", "resample")))
+    tolerances = InputOptions(*(given.pop(name) for name in ("max_bad", "radius_arcsec", "resample")))
     with out.progress("Predicting") as progress:
         report = predict_catalog(
             task=task, embedding={**given, "options": tolerances}, progress=progress, **values

@@ -6,13 +6,13 @@ import fitsio
 import numpy as np
 import torch
 
+from astroclip.model.inputs import InputOptions, ModelInputs, open_inputs
 from astroclip.model.prepare_images import prepare_images
-from astroclip.model.sources import ModelInputs, SourceOptions, image_source, spectrum_source
 from astroclip.schema import EmbedFlag
 from astroclip.tables import open_table
 
 SIZE = 48
-NO, OPTIONS = EmbedFlag(0), SourceOptions()
+NO, OPTIONS = EmbedFlag(0), InputOptions()
 
 
 def write_table(
@@ -33,17 +33,19 @@ def write_table(
 
 
 def read_images(
-    path: Path, wanted: object = None, options: SourceOptions = OPTIONS, size: int = SIZE
+    path: Path, wanted: object = None, options: InputOptions = OPTIONS, size: int = SIZE
 ) -> ModelInputs:
     with open_table(path) as table:
-        source = image_source(table, None if wanted is None else str(wanted), size, options)
-        return source.read(table.read(source.columns, 0, table.nrows), 0)
+        inputs = open_inputs(table, "image", None if wanted is None else str(wanted), size, options)
+        assert inputs
+        return inputs.read(0, table.nrows)
 
 
-def read_spectra(path: Path, wanted: object = None, options: SourceOptions = OPTIONS) -> ModelInputs:
+def read_spectra(path: Path, wanted: object = None, options: InputOptions = OPTIONS) -> ModelInputs:
     with open_table(path) as table:
-        source = spectrum_source(table, None if wanted is None else str(wanted), options)
-        return source.read(table.read(source.columns, 0, table.nrows), 0)
+        inputs = open_inputs(table, "spectrum", None if wanted is None else str(wanted), options=options)
+        assert inputs
+        return inputs.read(0, table.nrows)
 
 
 def rgb_of(image: np.ndarray, size: int = SIZE) -> torch.Tensor:

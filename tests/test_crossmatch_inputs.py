@@ -241,6 +241,6 @@ def test_stamps_are_read_alike_however_they_are_stored(tmp_path, rng, chunks, dt
     stein = open_stein(tmp_path)
     rows = rng.permutation(np.r_[np.arange(9), 2, 3])
     expected = np.where((images[rows] == 0).all(axis=1, keepdims=True), np.nan, images[rows].astype("f4"))
-    np.testing.assert_array_equal(stein.read_images(rows, 9), expected)
+    np.testing.assert_array_equal(stein.read(rows, size=9).flux, expected)
     np.testing.assert_array_equal(stein.show_sky(rows), rows != 2)
     stein.close()

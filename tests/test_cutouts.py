@@ -10,9 +10,11 @@ from survey_servers import Answer, fits_cutout, serve
 
 from astroclip.data import webservice
 from astroclip.data.cutouts import CUTOUT_URL, URL_VARIABLE, cutout_path, fetch_cutouts
-from astroclip.data.legacysurvey import How, open_images
+from astroclip.data.legacysurvey import open_images
+from astroclip.data.pixels import How
 from astroclip.data.webservice import Fetched, ServiceError, WebService
 from astroclip.errors import DataError, UsageError
+from astroclip.tables.identity import Who
 
 pytestmark = pytest.mark.network
 SIZE = 24
@@ -60,10 +62,10 @@ def test_images_are_fetched_once_and_found_again(tmp_path):
     assert again.path == first.path
     assert first.folder == tmp_path / f"ls-dr9-grz-{SIZE}px-0.262"
     images = open_images(first.folder)
-    match = images.match(None, ra, dec)
-    assert [images.files[i] for i in match.file] == first.path
+    match = images.match(Who({}, np.asarray(ra), np.asarray(dec)))
+    assert [images.files[i] for i in match.row] == first.path
     assert (match.how == How.CENTRE).all()
-    assert images.read(0, np.nan, np.nan, SIZE).shape == (3, SIZE, SIZE)
+    assert images.read([0], size=SIZE).flux.shape == (1, 3, SIZE, SIZE)
     assert not [p for p in tmp_path.rglob("*") if p.name.startswith(".")]
 
 

@@ -106,7 +106,7 @@ def test_brick_of_one_file_a_band(tmp_path, with_invvar):
     images = ls.open_images(tmp_path)
     assert path in images.files
     assert len(images) == 2
-    stamp = images.read(images.files.index(path), 10.0, -5.0, 50)
+    stamp = images.read([images.files.index(path)], [10.0], [-5.0], 50).flux[0]
     np.testing.assert_array_equal(stamp, cutout.image[:, 125:175, 125:175])
     (tmp_path / "legacysurvey-0591m305-image-z.fits.fz").unlink()
     with pytest.raises(DataError, match=r"no image in the band z \(found g, r\)"):

@@ -8,9 +8,11 @@ from builders_hdf5 import write_hdf5, write_multimodal_images, write_multimodal_
 
 from astroclip.data import multimodal as mmu
 from astroclip.data.grid import NODATA
-from astroclip.data.legacysurvey import How
+from astroclip.data.multimodal_images import open_multimodal_images
+from astroclip.data.pixels import How
 from astroclip.errors import DataError
 from astroclip.schema import N_WAVE, desi_wave
+from astroclip.tables.identity import Who
 
 ONE, TWO = "desi/edr_sv3/healpix=7/001-of-001.hdf5", "desi/edr_sv3/healpix=9/001-of-001.hdf5"
 
@@ -29,7 +31,7 @@ def test_spectra_by_row(spectra_folder):
     source = mmu.open_multimodal_spectra(path)
     assert len(source) == 5
     assert source.first.tolist() == [0, 3, 5]
-    assert source.object_id.tolist() == [b"39627866878511337", b"5", b"6", b"7", b"8"]
+    assert source.object_id.tolist() == ["39627866878511337", "5", "6", "7", "8"]
     wanted = [4, 0, 3, 0]
     spectra = source.read_spectra(wanted)
     good = ~truth["spectrum_mask"][wanted]
@@ -60,10 +62,11 @@ def test_match_spectra(spectra_folder):
     path, truth = spectra_folder
     source = mmu.open_multimodal_spectra(path)
     nowhere = np.full(3, np.nan)
-    match = source.match([8, 39627866878511337, 99], nowhere, nowhere)
-    assert match.file.tolist() == [4, 0, -1]
-    match = source.match([["a", "", "b"], ["8", "", "6"]], *(truth[k][[0, 3, 3]] for k in ("ra", "dec")))
-    assert match.file.tolist() == [4, 3, 2]
+    match = source.match(Who({"TARGETID": np.array([8, 39627866878511337, 99])}, nowhere, nowhere))
+    assert match.row.tolist() == [4, 0, -1]
+    ids = {"OBJECT_ID": np.array(["a", "", "b"]), "TARGETID": np.array([8, -1, 6])}
+    match = source.match(Who(ids, *(truth[k][[0, 3, 3]] for k in ("ra", "dec"))))
+    assert match.row.tolist() == [4, 3, 2]
     assert match.how.tolist() == [How.ID, How.CENTRE, How.ID]
 
 
@@ -106,21 +109,22 @@ def images_folder(tmp_path):
 
 def test_images_take_g_r_z_of_four_bands(images_folder):
     path, truth = images_folder
-    source = mmu.open_multimodal_images(path)
+    source = open_multimodal_images(path)
     wanted = [3, 0, 3, 1]
-    stamps = source.read_images(wanted, 20)
+    stamps = source.read(wanted, size=20).flux
     image, ivar = (truth[k][wanted][:, [0, 1, 3]] for k in ("image_array", "image_ivar"))
     np.testing.assert_array_equal(stamps, np.where(ivar > 0, image, np.nan))
-    np.testing.assert_array_equal(source.read(3, 1.0, 2.0, 8), stamps[0, :, 6:14, 6:14])
-    assert source.pixscale.tolist() == [0.262] * 5
+    np.testing.assert_array_equal(source.read([3], [1.0], [2.0], 8).flux[0], stamps[0, :, 6:14, 6:14])
+    assert source.read(wanted).pixscale.tolist() == [0.262] * 4
     source.close()
 
 
 def test_match_images(images_folder):
     path, truth = images_folder
-    source = mmu.open_multimodal_images(path)
-    match = source.match(["3301p007-22", "nobody", ""], truth["ra"][[0, 2, 4]], truth["dec"][[0, 2, 4]])
-    assert match.file.tolist() == [3, 2, 4]
+    source = open_multimodal_images(path)
+    ids = {"OBJECT_ID": np.array(["3301p007-22", "nobody", ""])}
+    match = source.match(Who(ids, truth["ra"][[0, 2, 4]], truth["dec"][[0, 2, 4]]))
+    assert match.row.tolist() == [3, 2, 4]
     assert match.how.tolist() == [How.ID, How.CENTRE, How.CENTRE]
 
 
@@ -128,13 +132,13 @@ def test_variants_of_images(tmp_path):
     path = tmp_path / "i.hdf5"
     truth = write_multimodal_images(path, [1, 2], omit=["image_ivar", "image_band", "image_scale"])
     np.testing.assert_array_equal(
-        mmu.open_multimodal_images(path).read_images([0, 1], 20), truth["image_array"][:, [0, 1, 3]]
+        open_multimodal_images(path).read([0, 1], size=20).flux, truth["image_array"][:, [0, 1, 3]]
     )
     three = truth["image_array"][:, [3, 0, 1]]
     bands = np.full((2, 3), [b"des-z", b"des-g", b"des-r"])
     write_multimodal_images(path, [1, 2], omit=["image_ivar"], image_array=three, image_band=bands)
     np.testing.assert_array_equal(
-        mmu.open_multimodal_images(path).read_images([0], 20), truth["image_array"][:1, [0, 1, 3]]
+        open_multimodal_images(path).read([0], size=20).flux, truth["image_array"][:1, [0, 1, 3]]
     )
 
 
@@ -151,7 +155,7 @@ def test_variants_of_images(tmp_path):
 def test_other_images_are_refused(tmp_path, other, message):
     write_multimodal_images(tmp_path / "i.hdf5", [1, 2], **other)
     with pytest.raises(DataError, match=message):
-        mmu.open_multimodal_images(tmp_path / "i.hdf5").read_images([0])
+        open_multimodal_images(tmp_path / "i.hdf5").read([0])
 
 
 @pytest.mark.parametrize("attribute", [{"unit": "Jy"}, {"units": b"Jy"}, {"BUNIT": "Jy"}])
@@ -159,7 +163,7 @@ def test_other_units_are_refused(tmp_path, attribute):
     write_multimodal_images(tmp_path / "i.hdf5", [1, 2])
     write_multimodal_spectra(tmp_path / "s.hdf5")
     for name, dataset, open_it, expected in (
-        ("i", "image_array", mmu.open_multimodal_images, "nanomaggy"),
+        ("i", "image_array", open_multimodal_images, "nanomaggy"),
         ("s", "spectrum_flux", mmu.open_multimodal_spectra, "1e-17 erg"),
     ):
         with h5py.File(tmp_path / f"{name}.hdf5", "a") as file:
@@ -174,13 +178,13 @@ def test_other_units_are_refused(tmp_path, attribute):
 def test_unusable_files(spectra_folder):
     path, _ = spectra_folder
     with pytest.raises(DataError, match="no dataset 'image_array'"):
-        mmu.open_multimodal_images(path)
+        open_multimodal_images(path)
     truncate(path / ONE, 0.5)
     write_hdf5(path / "a.hdf5", {"spectrum_flux": np.zeros((2, 3)), "object_id": [1], "ra": [1], "dec": [2]})
     source = mmu.open_multimodal_spectra(path)
-    assert [p.name for p, _ in source.unreadable] == ["a.hdf5", "001-of-001.hdf5"]
-    assert "cut short" in source.unreadable[1][1]
-    assert source.object_id.tolist() == [b"7", b"8"]
+    assert [p.name for p, _ in source.problems] == ["a.hdf5", "001-of-001.hdf5"]
+    assert "cut short" in source.problems[1][1]
+    assert source.object_id.tolist() == ["7", "8"]
     (path / "empty").mkdir()
     with pytest.raises(DataError, match="no file below it is called"):
         mmu.open_multimodal_spectra(path / "empty")

@@ -12,7 +12,7 @@ from source_rows import NO, OPTIONS, SIZE, read_images, rgb_of, write_table
 
 from astroclip.data.targetid import encode_targetid
 from astroclip.errors import DataError, UsageError
-from astroclip.model.sources import SourceOptions, image_source
+from astroclip.model.inputs import InputOptions, open_inputs
 from astroclip.schema import PIXSCALE, EmbedFlag
 from astroclip.tables import open_table
 
@@ -27,7 +27,7 @@ def test_image_column(tmp_path, rng):
     assert list(flag) == [NO, EmbedFlag.NO_IMAGE, EmbedFlag.BAD_IMAGE_PIXELS, NO, NO]
     assert torch.equal(inputs[4], rgb_of(images[4]))
     assert inputs.isfinite().all()
-    tolerant = read_images(path, options=SourceOptions(max_bad=0.5))
+    tolerant = read_images(path, options=InputOptions(max_bad=0.5))
     assert list(tolerant.flag) == [NO, EmbedFlag.NO_IMAGE, NO, NO, NO]
 
 
@@ -38,14 +38,14 @@ def test_image_column_of_another_name_and_smaller_than_the_crop(tmp_path, rng):
     assert list(flag) == [EmbedFlag.IMAGE_PADDED] * 2
     assert torch.equal(inputs[1], rgb_of(images[1].astype("f4")))
     with open_table(path) as table:
-        assert image_source(table, None, SIZE, OPTIONS) is None
+        assert open_inputs(table, "image", None, SIZE, OPTIONS) is None
 
 
 def test_image_column_at_another_scale(tmp_path, rng):
     images = rng.normal(0.1, 0.05, (2, 3, 60, 60)).astype("f4")
     path = write_table(tmp_path / "c.fits", header={"PIXSCALE": 0.5}, IMAGE=images)
     assert list(read_images(path).flag) == [EmbedFlag.WRONG_PIXSCALE] * 2
-    resampled = read_images(path, options=SourceOptions(resample=True))
+    resampled = read_images(path, options=InputOptions(resample=True))
     assert list(resampled.flag) == [NO, NO]
     assert not torch.equal(resampled.inputs[0], rgb_of(images[0]))
 
@@ -105,7 +105,7 @@ def test_two_cutouts_of_one_galaxy(tmp_path):
         write_cube(folder / name, ra=ra, dec=0.0)
     path = write_table(tmp_path / "c.fits", RA=[10.0], DEC=[0.0])
     assert list(read_images(path, folder).flag) == [EmbedFlag.AMBIGUOUS_IMAGE]
-    near = read_images(path, folder, SourceOptions(radius_arcsec=0.1))
+    near = read_images(path, folder, InputOptions(radius_arcsec=0.1))
     assert list(near.flag) == [NO]
 
 
@@ -147,7 +147,7 @@ def test_a_cutout_at_another_scale(tmp_path):
     write_cube(tmp_path / "cutouts" / "1.fits", pixel_deg=0.131 / 3600)
     path = write_table(tmp_path / "c.fits", TARGETID=np.array([1]))
     assert list(read_images(path, tmp_path / "cutouts").flag) == [EmbedFlag.WRONG_PIXSCALE]
-    resampled = read_images(path, tmp_path / "cutouts", SourceOptions(resample=True))
+    resampled = read_images(path, tmp_path / "cutouts", InputOptions(resample=True))
     assert list(resampled.flag) == [NO]
 
 
@@ -249,7 +249,7 @@ def test_stein_files_that_cannot_be_used(tmp_path, stein, caplog):
     with_checksums(whole, "ra")
     spoil_row(whole, "ra", 0)
     with open_table(table) as opened, pytest.raises(DataError, match="cannot read dataset 'ra'"):
-        image_source(opened, str(whole), SIZE, OPTIONS)  # before a row is read
+        open_inputs(opened, "image", str(whole), SIZE, OPTIONS)  # before a row is read
 
 
 def test_every_flag_of_multimodal_images(tmp_path):

@@ -15,7 +15,7 @@ from astroclip.data import cutouts, desi, sparcl
 from astroclip.data.desi import find_coadds
 from astroclip.data.legacysurvey import read_cutout
 from astroclip.errors import DataError, UsageError
-from astroclip.model.sources import SourceOptions, image_source, spectrum_source
+from astroclip.model.inputs import InputOptions, open_inputs
 from astroclip.predict.embed import embed_catalog
 from astroclip.schema import EmbedFlag
 from astroclip.tables import open_table
@@ -68,7 +68,7 @@ def test_every_flag_of_cutouts(tmp_path, cache, monkeypatch):
         again = read_images(path, "ls-dr9-north")
         assert len(server.asked) == 7  # what was refused or rubbish is asked for again
         assert torch.equal(again.inputs, inputs)
-        tolerant = read_images(path, "ls-dr9-north", SourceOptions(max_bad=0.9))
+        tolerant = read_images(path, "ls-dr9-north", InputOptions(max_bad=0.9))
         assert tolerant.flag[4] == NO
         large = read_images(path, "ls-dr9-north", size=160)
         assert {asked[1]["size"] for asked in server.asked[9:]} == {"160"}
@@ -110,7 +110,7 @@ def test_every_flag_of_sparcl(tmp_path, cache, monkeypatch):
         assert server.asked[-1][2]["search"][1] == ["data_release", "DESI-EDR"]
     mask = np.array(records[0]["mask"]) == 0
     np.testing.assert_array_equal(inputs[1].numpy()[mask], np.float32(records[0]["flux"])[mask])
-    assert list(read_spectra(path, "sparcl", SourceOptions(max_bad=0.5)).flag[[1, 3]]) == [NO, NO]
+    assert list(read_spectra(path, "sparcl", InputOptions(max_bad=0.5)).flag[[1, 3]]) == [NO, NO]
 
 
 def test_a_target_that_is_in_the_cache_twice(tmp_path, monkeypatch):
@@ -150,16 +150,15 @@ def test_blocks_share_a_service_and_index_what_is_new(tmp_path, monkeypatch):
     monkeypatch.setattr(desi, "FitsFile", note)
     spectra = sparcl.URL_VARIABLE, Sparcl(make_records(ids.tolist()))
     for (variable, answer), find in (
-        (spectra, lambda table: spectrum_source(table, "sparcl", OPTIONS)),
-        ((cutouts.URL_VARIABLE, sky), lambda table: image_source(table, "ls-dr9", SIZE, OPTIONS)),
+        (spectra, lambda table: open_inputs(table, "spectrum", "sparcl", options=OPTIONS)),
+        ((cutouts.URL_VARIABLE, sky), lambda table: open_inputs(table, "image", "ls-dr9", SIZE, OPTIONS)),
     ):
         with serve(answer) as server, open_table(path) as table:
             monkeypatch.setenv(variable, server.url)
             source = find(table)
             monkeypatch.setenv(variable, "http://127.0.0.1:1")  # another service would not answer
             for start in (0, 2, 4):
-                block = table.read(source.columns, start, start + 2)
-                assert list(source.read(block, start).flag) == [NO] * 2
+                assert list(source.read(start, start + 2).flag) == [NO] * 2
             assert len(server.asked) == 6
     assert len(indexed) == len(set(indexed)) == 3
 
@@ -174,24 +173,24 @@ def test_a_refused_target(tmp_path, monkeypatch):
 def test_refused_before_anything_is_asked(tmp_path, monkeypatch):
     path = write_table(tmp_path / "c.fits", MAG=[20.0])
     with open_table(path) as table:
-        with pytest.raises(DataError, match="fetched by position, and the table has none"):
-            image_source(table, "ls-dr10", SIZE, OPTIONS)
+        with pytest.raises(DataError, match="ls-dr10 are found by position, and the table has none"):
+            open_inputs(table, "image", "ls-dr10", SIZE, OPTIONS)
         with pytest.raises(DataError, match="SPARCL are found by TARGETID"):
-            spectrum_source(table, "sparcl", OPTIONS)
+            open_inputs(table, "spectrum", "sparcl", options=OPTIONS)
     path = write_table(tmp_path / "d.fits", TARGETID=np.array([1]), RA=[10.0], DEC=[0.0])
     with open_table(path) as table:
         with pytest.raises(UsageError, match="expected DESI-EDR, DESI-DR1"):
-            spectrum_source(table, "sparcl:SDSS-DR17", OPTIONS)
+            open_inputs(table, "spectrum", "sparcl:SDSS-DR17", options=OPTIONS)
         with pytest.raises(UsageError, match="nor one of ls-dr9, ls-dr9-north"):
-            image_source(table, "ls-dr99", SIZE, OPTIONS)
+            open_inputs(table, "image", "ls-dr99", SIZE, OPTIONS)
         monkeypatch.setenv(cutouts.URL_VARIABLE, "ftp://host")
         with pytest.raises(UsageError, match="expected an address"):
-            image_source(table, "ls-dr9", SIZE, OPTIONS)
+            open_inputs(table, "image", "ls-dr9", SIZE, OPTIONS)
         monkeypatch.delenv(cutouts.URL_VARIABLE)
         monkeypatch.setenv("ASTROCLIP_CACHE", str(path))
         for find in (
-            lambda: image_source(table, "ls-dr9", SIZE, OPTIONS),
-            lambda: spectrum_source(table, "sparcl", OPTIONS),
+            lambda: open_inputs(table, "image", "ls-dr9", SIZE, OPTIONS),
+            lambda: open_inputs(table, "spectrum", "sparcl", options=OPTIONS),
         ):
             with pytest.raises(DataError, match="cannot make the folder"):
                 find()

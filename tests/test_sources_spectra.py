@@ -10,8 +10,8 @@ from source_rows import NO, OPTIONS, read_spectra, write_table
 from astroclip.data.desi import open_coadd
 from astroclip.data.zcatalog import coadd_path
 from astroclip.errors import DataError, UsageError
+from astroclip.model.inputs import InputOptions, open_inputs
 from astroclip.model.prepare_spectra import prepare_spectra
-from astroclip.model.sources import SourceOptions, spectrum_source
 from astroclip.schema import EmbedFlag, desi_wave
 from astroclip.tables import open_table
 
@@ -67,7 +67,7 @@ def test_columns_that_are_not_spectra(tmp_path, columns, units, said):
 def test_a_photometric_flux_is_no_spectrum(tmp_path):
     path = write_table(tmp_path / "c.fits", FLUX=np.array([1.0, 2.0]))
     with open_table(path) as table:
-        assert spectrum_source(table, None, OPTIONS) is None
+        assert open_inputs(table, "spectrum", None, options=OPTIONS) is None
 
 
 def test_a_coadd_is_its_own_source(tmp_path):
@@ -214,7 +214,7 @@ def test_every_flag_of_a_tree(tmp_path, tree, monkeypatch):
     with open_coadd(coadd_path(tree, "sv3", "bright", 101)) as coadd:
         bright = coadd.read()
     np.testing.assert_array_equal(inputs[1], prepare_spectra(bright.flux, bright.ivar).flux[0])
-    assert read_spectra(path, tree, SourceOptions(max_bad=0.5)).flag[0] == NO
+    assert read_spectra(path, tree, InputOptions(max_bad=0.5)).flag[0] == NO
 
 
 def test_coadds_elsewhere_are_indexed(tmp_path):
@@ -245,7 +245,7 @@ def test_every_flag_of_multimodal_spectra(tmp_path):
     inputs, flag = read_spectra(path, folder)
     assert list(flag) == [NO, EmbedFlag.BAD_SPECTRUM_PIXELS, NOTHING, BROKEN, NOTHING, NOTHING]
     np.testing.assert_array_equal(inputs[0], truth["spectrum_flux"][0])
-    assert list(read_spectra(path, folder, SourceOptions(max_bad=0.5)).flag[:2]) == [NO, NO]
+    assert list(read_spectra(path, folder, InputOptions(max_bad=0.5)).flag[:2]) == [NO, NO]
     by_position = write_table(tmp_path / "b.fits", RA=[10.0, 30.0, 99.0], DEC=[0.0, 0.0, 0.0])
     inputs, flag = read_spectra(by_position, folder)
     assert list(flag) == [NO, NOTHING | EmbedFlag.AMBIGUOUS_SPECTRUM, NOTHING]

@@ -16,10 +16,23 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from astroclip.data import legacysurvey as ls
+from astroclip.data.pixels import How
 from astroclip.errors import DataError
+from astroclip.tables.identity import Who
 
 DR9 = "cutout_59.1067_-30.4848.fits"
 DR5 = "dr5-nsa-cutout-162.fits"
+
+
+def cut_stamps(path, ra, dec, size=152):
+    """Cut stamps around positions out of one image."""
+    return ls.open_images(path).read(np.zeros(len(ra), int), ra, dec, size).flux
+
+
+def who(ra, dec, **ids):
+    """Rows of a table."""
+    ids = {name: np.asarray(values) for name, values in ids.items()}
+    return Who(ids, np.asarray(ra, float), np.asarray(dec, float))
 
 
 def cut(image, y0, x0, size):
@@ -42,9 +55,8 @@ def test_real_stamps_of_bright_galaxies(survey_data):
     second = np.unravel_index(rest.argmax(), (256, 256))
     y, x = np.array([first, second]).T
     ra, dec = cutout.wcs.all_pix2world(x, y, 0)
-    for source in (cutout, path, str(path)):
-        images, inside = ls.cut_stamps(source, ra, dec, 64)
-        assert inside.all()
+    for source in (path, str(path)):
+        images = cut_stamps(source, ra, dec, 64)
         for k in range(2):
             # an even stamp cannot be centred on a pixel: either neighbour of the half-way mark will do
             best = [
@@ -55,7 +67,7 @@ def test_real_stamps_of_bright_galaxies(survey_data):
                 for dx in (0, 1)
             ]
             assert any(best)
-    images, _ = ls.cut_stamps(path, ra, dec, 65)
+    images = cut_stamps(path, ra, dec, 65)
     for k in range(2):
         np.testing.assert_array_equal(images[k], cut(cutout.image, y[k] - 32, x[k] - 32, 65))
         assert np.nanargmax(images[k, 1]) == 32 * 65 + 32
@@ -80,16 +92,15 @@ def test_pixel_scale_from_cdelt_and_none(tmp_path):
     cutout = ls.read_cutout(tmp_path / "n.fits")
     assert cutout.pixscale is None
     assert np.isnan([cutout.ra, cutout.dec]).all()
-    for source in (cutout, tmp_path / "n.fits"):
-        with pytest.raises(DataError, match="no celestial WCS"):
-            ls.cut_stamps(source, [1.0], [2.0])
+    images = ls.open_images(tmp_path / "n.fits")
+    np.testing.assert_array_equal(images.read([0], [1.0], [2.0]).flux[0], cutout.image)
+    assert np.isnan(images.read([0]).pixscale).all()
 
 
 def test_stamp_at_the_centre_is_the_cutout(tmp_path):
     for size in (152, 151):
         pixels = write_cube(tmp_path / "c.fits", shape=(size, size))
-        images, inside = ls.cut_stamps(tmp_path / "c.fits", [10.0, 10.0], [-5.0, -5.0 + 1e-9], size)
-        assert inside.all()
+        images = cut_stamps(tmp_path / "c.fits", [10.0, 10.0], [-5.0, -5.0 + 1e-9], size)
         for image in images:
             np.testing.assert_array_equal(image, pixels)
 
@@ -97,8 +108,8 @@ def test_stamp_at_the_centre_is_the_cutout(tmp_path):
 def test_smaller_stamp_is_the_centre_of_a_larger_one(tmp_path):
     write_cube(tmp_path / "c.fits", shape=(300, 300))
     ra, dec = np.random.default_rng(3).uniform([[9.995], [-5.005]], [[10.005], [-4.995]], (2, 20))
-    large, _ = ls.cut_stamps(tmp_path / "c.fits", ra, dec, 152)
-    small, _ = ls.cut_stamps(tmp_path / "c.fits", ra, dec, 144)
+    large = cut_stamps(tmp_path / "c.fits", ra, dec, 152)
+    small = cut_stamps(tmp_path / "c.fits", ra, dec, 144)
     np.testing.assert_array_equal(small, large[:, :, 4:148, 4:148])
 
 
@@ -123,7 +134,7 @@ def test_stamps_hold_the_nearest_pixel(tmp_path_factory, centre, rotation, offse
     cutout = ls.read_cutout(path)
     x, y = 24.5 + offset[0], 29.5 + offset[1]
     ra, dec = cutout.wcs.all_pix2world([x], [y], 0)
-    images, inside = ls.cut_stamps(cutout, ra, dec, size)
+    images = cut_stamps(path, ra, dec, size)
     starts = []
     for position in (x, y):
         start = position - (size - 1) / 2
@@ -132,16 +143,17 @@ def test_stamps_hold_the_nearest_pixel(tmp_path_factory, centre, rotation, offse
         )  # ties may fall either way
     stamps = [cut(cutout.image, y0, x0, size) for y0 in starts[1] for x0 in starts[0]]
     assert any(np.array_equal(images[0], stamp, equal_nan=True) for stamp in stamps)
-    assert inside[0] == np.isfinite(images[0]).any()
 
 
 def test_stamps_off_the_image(tmp_path):
     write_cube(tmp_path / "c.fits")
     ra, dec = [190.0, 10.0, np.nan, 10.0, 10.0], [5.0, -4.0, 0.0, np.nan, -5.0]
-    images, inside = ls.cut_stamps(tmp_path / "c.fits", ra, dec, 20)
-    assert list(inside) == [False, False, False, False, True]
-    assert np.isnan(images[:4]).all()
-    assert ls.cut_stamps(tmp_path / "c.fits", [], [])[0].shape == (0, 3, 152, 152)
+    images = cut_stamps(tmp_path / "c.fits", ra, dec, 20)
+    assert np.isnan(images[:2]).all()
+    for image in images[2:]:  # without a position: the centre
+        np.testing.assert_array_equal(image, images[4])
+    assert np.isfinite(images[2:]).all()
+    assert cut_stamps(tmp_path / "c.fits", [], []).shape == (0, 3, 152, 152)
 
 
 def test_folder_by_name(tmp_path):
@@ -165,19 +177,19 @@ def test_folder_by_name(tmp_path):
         "plain.fits": "", "cut_12.5.fits": "",
     }  # fmt: skip
     nowhere = np.full(4, np.nan)
-    match = images.match([17, 39627, 5, 0], nowhere, nowhere)
-    assert [images.files[i].name if i >= 0 else "" for i in match.file] == ["17.fits", "39627.fits", "", ""]
-    assert list(match.how) == [ls.How.ID, ls.How.ID, ls.How.NONE, ls.How.NONE]
+    match = images.match(who(nowhere, nowhere, TARGETID=[17, 39627, 5, 0]))
+    assert [images.files[i].name if i >= 0 else "" for i in match.row] == ["17.fits", "39627.fits", "", ""]
+    assert list(match.how) == [How.ID, How.ID, How.NONE, How.NONE]
     assert list(match.ambiguous) == [True, False, False, False]
-    kinds = [["1", "2", "", "39627"], ["9010-5-6", "", "", "17"]]
-    match = images.match(kinds, nowhere, nowhere)
-    assert [images.files[i].name if i >= 0 else "" for i in match.file] == [
+    bricks = {"RELEASE": [9010, -1, 9010, 9010], "BRICKID": [5, 5, -1, 5], "OBJID": [6, 6, 6, 7]}
+    match = images.match(who(nowhere, nowhere, TARGETID=[1, 2, -1, 39627], **bricks))
+    assert [images.files[i].name if i >= 0 else "" for i in match.row] == [
         "ls_9010-5-6.fits.gz",
         "",
         "",
         "39627.fits",
     ]
-    stamp = images.read(match.file[0], np.nan, np.nan, 20)
+    stamp = images.read(match.row[:1], size=20).flux[0]
     np.testing.assert_array_equal(stamp, make_image(3, (20, 20), seed=2))
 
 
@@ -188,22 +200,22 @@ def test_folder_by_position(tmp_path):
     images = ls.open_images(tmp_path)
     ra = [359.99999, 300.0, 0.015, 180.0, np.nan, 0.003]
     dec = [0.0, 89.99999, 0.01, 0.0, 0.0, 0.0]
-    match = images.match(None, ra, dec)
-    names = [images.files[i].name if i >= 0 else "" for i in match.file]
+    match = images.match(who(ra, dec))
+    names = [images.files[i].name if i >= 0 else "" for i in match.row]
     assert names == ["cut0.fits", "cut1.fits", "mosaic.fits", "", "", "mosaic.fits"]
-    how = [ls.How.CENTRE, ls.How.CENTRE, ls.How.FOOTPRINT, ls.How.NONE, ls.How.NONE, ls.How.FOOTPRINT]
+    how = [How.CENTRE, How.CENTRE, How.FOOTPRINT, How.NONE, How.NONE, How.FOOTPRINT]
     assert list(match.how) == how
     assert list(match.ambiguous) == [True, False, False, False, False, True]
-    stamp = images.read(match.file[2], ra[2], dec[2], 31)
+    stamp = images.read(match.row[2:3], ra[2:3], dec[2:3], 31).flux[0]
     images.close()
-    np.testing.assert_array_equal(stamp, ls.cut_stamps(images.files[match.file[2]], ra[2], dec[2], 31)[0][0])
+    np.testing.assert_array_equal(stamp, cut_stamps(images.files[match.row[2]], ra[2:3], dec[2:3], 31)[0])
     assert np.isfinite(stamp).all()
 
 
 def test_stamp_at_an_edge_is_padded(tmp_path):
     write_cube(tmp_path / "1.fits", shape=(40, 40))
     images = ls.open_images(tmp_path / "1.fits")
-    stamp = images.read(0, 10.0, -5.0, 60)
+    stamp = images.read([0], [10.0], [-5.0], 60).flux[0]
     np.testing.assert_array_equal(stamp[:, 10:50, 10:50], make_image(3, (40, 40)))
     assert np.isnan(stamp).sum() == 3 * (60**2 - 40**2)
 
@@ -215,29 +227,29 @@ def test_folder_with_bad_files(tmp_path, survey_data):
     (tmp_path / "3.fits").write_bytes(b"")
     write_cube(tmp_path / "4.fits", bands="gr")
     images = ls.open_images(tmp_path)
-    assert [path.name for path, _ in images.unreadable] == ["3.fits", "4.fits"]
+    assert [path.name for path, _ in images.problems] == ["3.fits", "4.fits"]
     assert list(images.shape[:, 0]) == [152, 152, 0, 0]
-    match = images.match([1, 2, 3, 4, 5], [10.0, 20.0, 30.0, 40.0, 20.0], [-5.0] * 5)
-    assert list(match.file) == [0, 1, 2, 3, 1]
-    assert np.isfinite(images.read(0, 10.0, -5.0)).all()
+    match = images.match(who([10.0, 20.0, 30.0, 40.0, 20.0], [-5.0] * 5, TARGETID=[1, 2, 3, 4, 5]))
+    assert list(match.row) == [0, 1, 2, 3, 1]
+    assert images.read([0], [10.0], [-5.0]).good.all()
     for i in (1, 2, 3):
         with pytest.raises(DataError, match=rf"{i + 1}\.fits"):
-            images.read(i, 10.0, -5.0)
-    assert np.isfinite(images.read(0, 10.0, -5.0)).all()
+            images.read([i], [10.0], [-5.0])
+    assert images.read([0], [10.0], [-5.0]).good.all()
     with pytest.raises(DataError, match="no such"):
         ls.open_images(tmp_path / "nowhere")
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match="no image file"):
         ls.open_images(tmp_path / "empty")
     real = ls.open_images(survey_data / "legacysurvey")
-    assert [path.name for path in real.files if path not in dict(real.unreadable)] == [DR9, DR5]
+    assert [path.name for path in real.files if path not in dict(real.problems)] == [DR9, DR5]
 
 
 def test_integer_ids_keep_all_digits(tmp_path):
     write_cube(tmp_path / "39627866878514741.fits", shape=(10, 10))
     images = ls.open_images(tmp_path)
-    match = images.match(np.array([39627866878514741, 39627866878514740]), [np.nan] * 2, [np.nan] * 2)
-    assert list(match.file) == [0, -1]
+    match = images.match(who([np.nan] * 2, [np.nan] * 2, TARGETID=[39627866878514741, 39627866878514740]))
+    assert list(match.row) == [0, -1]
 
 
 points = st.lists(

@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 
 from astroclip.data import stein
 from astroclip.data.hdf5file import runs
-from astroclip.data.legacysurvey import How
+from astroclip.data.pixels import How
 from astroclip.data.targetid import encode_targetid
 from astroclip.errors import DataError
+from astroclip.tables.identity import Who
 
 SOUTH = "south/images_npix152_000000000_001000000.h5"
 SOUTH_2 = "south/images_npix152_001000000_002000000.h5"
@@ -37,15 +38,15 @@ def test_folder_is_numbered_through_all_files(folder):
     assert images.shape == (16, 16)
     assert not images.problems
     assert not images.unreadable
-    np.testing.assert_array_equal(images.pixscale, np.full(22, 0.262))
     file, row = images.locate([0, 6, 7, 16, 17, 21])
     assert file.tolist() == [0, 0, 1, 1, 2, 2]
     assert row.tolist() == [0, 6, 0, 9, 0, 4]
     for rows in (1, 3, 100):
         blocks = list(images.blocks(rows))
-        assert [b.first for b in blocks] == np.cumsum([0, *(len(b.ra) for b in blocks[:-1])]).tolist()
-        for name in ("ra", "dec", "release", "brickid", "objid"):
+        for name in ("ra", "dec"):
             np.testing.assert_array_equal(np.concatenate([getattr(b, name) for b in blocks]), truth[name])
+        for name in stein.IDENTITY:
+            np.testing.assert_array_equal(np.concatenate([b.ids[name.upper()] for b in blocks]), truth[name])
 
 
 def test_images_are_read_by_row_not_by_inds(folder):
@@ -53,16 +54,16 @@ def test_images_are_read_by_row_not_by_inds(folder):
     images = stein.open_stein(path)
     assert not np.array_equal(truth["inds"][:7], np.arange(7))
     wanted = np.array([21, 0, 8, 9, 10, 3, 8, 17])
-    stamps = images.read_images(wanted, 16)
+    stamps = images.read(wanted, size=16).flux
     assert stamps.dtype == np.float32
     np.testing.assert_array_equal(stamps, truth["images"][wanted])
-    np.testing.assert_array_equal(images.read(9, 10.0, 20.0, 16), truth["images"][9])
-    np.testing.assert_array_equal(images.read_images(wanted, 6), truth["images"][wanted][:, :, 5:11, 5:11])
-    assert images.read_images([], 16).shape == (0, 3, 16, 16)
+    np.testing.assert_array_equal(images.read([9], [10.0], [20.0], 16).flux[0], truth["images"][9])
+    np.testing.assert_array_equal(images.read(wanted, size=6).flux, truth["images"][wanted][:, :, 5:11, 5:11])
+    assert images.read([], size=16).flux.shape == (0, 3, 16, 16)
     with pytest.raises(IndexError):
-        images.read_images([22])
+        images.read([22])
     with pytest.raises(IndexError):
-        images.read_images([-1])
+        images.read([-1])
     images.close()
     images.close()
 
@@ -76,7 +77,7 @@ def test_any_rows_in_any_order(tmp_path_factory, wanted, size):
             write_stein(path / name, n, seed=n)
     images = stein.open_stein(path)
     truth = np.concatenate([write_or_read(path / name) for name in (NORTH, SOUTH, SOUTH_2)])
-    stamps = images.read_images(wanted, size)
+    stamps = images.read(wanted, size=size).flux
     offset = (16 - size) // 2
     for stamp, number in zip(stamps, wanted, strict=True):
         for y in range(size):
@@ -106,7 +107,7 @@ def test_runs_cover_rows_in_unbroken_stretches(rows):
 @pytest.mark.parametrize("dtype", ["f2", "f4", "f8"])
 def test_floating_point_of_any_width(tmp_path, dtype):
     truth = write_stein(tmp_path / SOUTH, dtype=dtype)
-    stamps = stein.open_stein(tmp_path).read_images([4, 5], 16)
+    stamps = stein.open_stein(tmp_path).read([4, 5], size=16).flux
     np.testing.assert_array_equal(stamps, truth["images"][4:6].astype("f4"))
 
 
@@ -115,28 +116,43 @@ def test_sky_without_data_is_missing(tmp_path):
     images[0, :, 2, 3] = 0
     images[1, 1, 4, 4] = 0  # one band only: a measurement
     write_stein(tmp_path / "one.h5", 2, replace={"images": images})
-    stamps = stein.open_stein(tmp_path / "one.h5").read_images([0, 1], 8)
+    stamps = stein.open_stein(tmp_path / "one.h5").read([0, 1], size=8).flux
     assert np.isnan(stamps[0, :, 2, 3]).all()
     assert np.isnan(stamps).sum() == 3
+
+
+def who(truth, by=(), ra=None, dec=None):
+    """Rows of the files' galaxies, known by identifiers or by position."""
+    bricks = {name.upper(): truth[name].astype(int) for name in stein.IDENTITY}
+    known = bricks | {"TARGETID": encode_targetid(*bricks.values())}
+    nowhere = np.full(len(truth["ra"]), np.nan)
+    ids = {name: known[name] for name in by}
+    return Who(ids, nowhere if ra is None else np.asarray(ra), nowhere if dec is None else np.asarray(dec))
+
+
+BRICK = ("RELEASE", "BRICKID", "OBJID")
 
 
 def test_match_by_id_then_position(folder):
     path, truth = folder
     images = stein.open_stein(path)
     n = 22
-    brick = [f"{a}-{b}-{c}" for a, b, c in zip(*(truth[k] for k in stein.IDENTITY), strict=True)]
-    nowhere = np.full(n, np.nan)
-    for ids in (brick, encode_targetid(*(truth[k] for k in stein.IDENTITY)), [["x"] * n, brick]):
-        match = images.match(ids, nowhere, nowhere)
-        assert match.file.tolist() == list(range(n))
+    other = who(truth, ("TARGETID", *BRICK))
+    other.ids["TARGETID"][:] = -1
+    for rows in (who(truth, BRICK), who(truth, ("TARGETID",)), other):
+        match = images.match(rows)
+        assert match.row.tolist() == list(range(n))
         assert (match.how == How.ID).all()
         assert not match.ambiguous.any()
-    match = images.match(None, truth["ra"], truth["dec"] + 0.9 / 3600)
-    assert match.file.tolist() == list(range(n))
+    match = images.match(who(truth, (), truth["ra"], truth["dec"] + 0.9 / 3600))
+    assert match.row.tolist() == list(range(n))
     assert (match.how == How.CENTRE).all()
-    assert (images.match(None, truth["ra"], truth["dec"] + 1.1 / 3600).file == -1).all()
-    match = images.match(["", "-1", "9010-1-2-3", brick[3]], truth["ra"][:4], np.r_[truth["dec"][:2], 0, 0])
-    assert match.file.tolist() == [0, 1, -1, 3]
+    match = images.match(who(truth, (), truth["ra"], truth["dec"] + 1.1 / 3600))
+    assert (match.row == -1).all()
+    some = {"ra": truth["ra"][:4]} | {name: truth[name][:4].copy() for name in stein.IDENTITY}
+    some["objid"][:3] = -1, -1, 1 << 21
+    match = images.match(who(some, BRICK, truth["ra"][:4], np.r_[truth["dec"][:2], 0, 0]))
+    assert match.row.tolist() == [0, 1, -1, 3]
     assert match.how.tolist() == [How.CENTRE, How.CENTRE, How.NONE, How.ID]
 
 
@@ -145,41 +161,10 @@ def test_doubled_galaxy_is_ambiguous_and_the_first_is_taken(tmp_path):
     second = {k: v[2:3] for k, v in truth.items()}
     write_stein(tmp_path / SOUTH_2, 1, replace=second)
     images = stein.open_stein(tmp_path)
-    ids = encode_targetid(*(truth[k] for k in stein.IDENTITY))
-    match = images.match(ids, truth["ra"], truth["dec"])
-    assert match.file.tolist() == [0, 1, 2, 3, 4, 5]
-    assert match.ambiguous.tolist() == [False, False, True, False, False, False]
-    match = images.match(None, truth["ra"], truth["dec"])
-    assert match.file.tolist() == [0, 1, 2, 3, 4, 5]
-    assert match.ambiguous[2]
-
-
-@settings(max_examples=40, deadline=None)
-@given(
-    st.integers(0, 2**32 - 1), st.sampled_from([0.0, 45.0, 90.0, -90.0]), st.sampled_from([0.5, 5.0, 60.0])
-)
-def test_position_match_equals_brute_force(seed, dec0, radius):
-    from astropy.coordinates import SkyCoord
-    from astropy.coordinates import angular_separation as separation
-
-    from astroclip.data.rowindex import RowIndex
-
-    rng = np.random.default_rng(seed)
-    ra, ra_ref = rng.uniform(-30, 30, 20) / 3600 % 360, rng.uniform(-30, 30, 30) / 3600 % 360
-    dec, dec_ref = (np.clip(dec0 + rng.uniform(-30, 30, n) / 3600, -90, 90) for n in (20, 30))
-    if abs(dec0) == 90:
-        ra, ra_ref = rng.uniform(0, 360, 20), rng.uniform(0, 360, 30)
-    ra_ref[0] = dec[0] = np.nan
-    index = RowIndex(np.full(30, -1), ra_ref, dec_ref, no_key=-1)
-    best, several = index.find_position(ra, dec, radius)
-    a, b = SkyCoord(ra, np.nan_to_num(dec), unit="deg"), SkyCoord(np.nan_to_num(ra_ref), dec_ref, unit="deg")
-    far = np.degrees(separation(a.ra[:, None], a.dec[:, None], b.ra, b.dec)).value * 3600
-    far[0], far[:, 0] = np.inf, np.inf
-    sure = np.abs(far - radius).min(axis=1) > 1e-6
-    for i in np.flatnonzero(sure):
-        expected = far[i].argmin() if far[i].min() <= radius else -1
-        assert best[i] == expected or far[i, best[i]] - far[i, expected] < 1e-6
-        assert several[i] == ((far[i] <= radius).sum() > 1)
+    for rows in (who(truth, BRICK), who(truth, (), truth["ra"], truth["dec"])):
+        match = images.match(rows)
+        assert match.row.tolist() == [0, 1, 2, 3, 4, 5]
+        assert match.ambiguous.tolist() == [False, False, True, False, False, False]
 
 
 def test_wrong_lengths_and_missing_datasets_are_reported(tmp_path):
@@ -187,25 +172,25 @@ def test_wrong_lengths_and_missing_datasets_are_reported(tmp_path):
     write_stein(tmp_path / NORTH, 6, seed=1, omit=["objid"], replace={"dec": np.zeros(5)})
     images = stein.open_stein(tmp_path)
     assert [(p.parent.name, text) for p, text in images.problems] == [
-        ("north", "dataset 'dec' has shape (5,), but there are 6 images"),
-        ("north", "no dataset 'objid'"),
-        ("south", "dataset 'z_spec' has shape (7,), but there are 6 images"),
+        ("north", f"{tmp_path / NORTH}: dataset 'dec' has shape (5,), but there are 6 images"),
+        ("north", f"{tmp_path / NORTH}: no dataset 'objid'"),
+        ("south", f"{tmp_path / SOUTH}: dataset 'z_spec' has shape (7,), but there are 6 images"),
     ]
     north, south = images.blocks()
     assert np.isnan(north.dec).all()
-    assert (north.objid == -1).all()
-    assert (north.release == 9010).all()
-    match = images.match(["9010-1-1"] * 6, truth["ra"], truth["dec"])
-    np.testing.assert_array_equal(match.file, np.arange(6, 12))
-    np.testing.assert_array_equal(south.objid, truth["objid"])
+    assert (north.ids["OBJID"] == -1).all()
+    assert (north.ids["RELEASE"] == 9010).all()
+    match = images.match(who(truth, (), truth["ra"], truth["dec"]))
+    np.testing.assert_array_equal(match.row, np.arange(6, 12))
+    np.testing.assert_array_equal(south.ids["OBJID"], truth["objid"])
 
 
 def test_names_in_any_case(tmp_path):
     truth = write_stein(tmp_path / SOUTH, 3, upper_case=True)
     images = stein.open_stein(tmp_path)
     assert not images.problems
-    np.testing.assert_array_equal(images.match(None, truth["ra"], truth["dec"]).file, [0, 1, 2])
-    np.testing.assert_array_equal(images.read_images([1], 16)[0], truth["images"][1])
+    np.testing.assert_array_equal(images.match(who(truth, (), truth["ra"], truth["dec"])).row, [0, 1, 2])
+    np.testing.assert_array_equal(images.read([1], size=16).flux[0], truth["images"][1])
 
 
 @pytest.mark.parametrize(
@@ -249,7 +234,7 @@ def test_file_cut_in_half_is_listed_and_others_are_read(tmp_path):
     images = stein.open_stein(tmp_path)
     assert [path.name for path, _ in images.unreadable] == [NORTH.split("/")[1], SOUTH_2.split("/")[1]]
     assert "those of" in images.unreadable[1][1]
-    np.testing.assert_array_equal(images.read(7, size=16), truth["images"][7])
+    np.testing.assert_array_equal(images.read([7], size=16).flux[0], truth["images"][7])
     assert stein.is_stein(tmp_path)
     assert stein.is_stein(tmp_path / SOUTH)
 
@@ -259,7 +244,8 @@ def test_empty_file(tmp_path):
     images = stein.open_stein(tmp_path)
     assert len(images) == 0
     assert list(images.blocks()) == []
-    assert images.match(["1"], 10, 20).file.tolist() == [-1]
+    anybody = Who({"TARGETID": np.array([1])}, np.array([10.0]), np.array([20.0]))
+    assert images.match(anybody).row.tolist() == [-1]
 
 
 def test_targetid_encodes_the_source(survey_data):

@@ -12,16 +12,16 @@ from astroclip.crossmatch.match import Objects
 from astroclip.crossmatch.who import IdColumns, PositionColumns, find_ids, find_position, objects_of
 from astroclip.data.fitsfile import FitsFile, check_image_unit
 from astroclip.data.legacysurvey import ImageFolder, open_images
-from astroclip.data.stein import SteinImages, centre_stamps, is_stein, open_stein
+from astroclip.data.stamps import centre_stamps
+from astroclip.data.stein import SteinImages, is_stein, open_stein
 from astroclip.data.targetid import decode_targetid
 from astroclip.errors import DataError
-from astroclip.schema import BANDS, CUTOUT_SIZE, IMAGE, PIXSCALE, Reason
+from astroclip.schema import BANDS, CUTOUT_SIZE, IMAGE, PIXSCALE, SCALE_TOLERANCE, TARGETID, Reason
 from astroclip.sky import IntArray
 from astroclip.tables import FitsTable, HatsCatalog, is_hats, open_table
 
 BLOCK_ROWS = 1_000_000
 CHECKED_ROWS = 4096  # images looked at in one go
-SCALE_TOLERANCE = 0.01  # relative difference in arcsec/px below which a scale is the survey's
 
 
 class Pixels(Protocol):
@@ -74,14 +74,16 @@ class SteinSide:
     def __init__(self, images: SteinImages) -> None:
         self._images, self.pixels = images, self
         self.files = images.files
-        self.problems = [reason for _, reason in images.unreadable]
-        self.problems += [f"{path}: {reason}" for path, reason in images.problems]
+        self.problems = [reason for _, reason in images.problems]
         self.locate, self.close = images.locate, images.close
-        self.read = images.read_images
 
     def __iter__(self) -> Iterator[Objects]:
-        for block in self._images.blocks(BLOCK_ROWS):
-            yield Objects(block.ra, block.dec, (block.release, block.brickid, block.objid))
+        for who in self._images.blocks(BLOCK_ROWS):
+            yield Objects(who.ra, who.dec, (who.ids["RELEASE"], who.ids["BRICKID"], who.ids["OBJID"]))
+
+    def read(self, rows: IntArray) -> NDArray[np.float32]:
+        """Read the centre of each image."""
+        return self._images.read(rows).flux
 
     def check(self, rows: IntArray) -> NDArray[np.int8]:
         """Look at the middle of each image, file by file."""
@@ -109,11 +111,11 @@ class FolderSide:
     def __init__(self, images: ImageFolder) -> None:
         self._images, self.pixels = images, self
         self.files, self.close = images.files, images.close
-        self.problems = [reason for _, reason in images.unreadable]
-        self._ids = _ids_of_names(images.ids)
+        self.problems = [reason for _, reason in images.problems]
 
     def __iter__(self) -> Iterator[Objects]:
-        yield Objects(self._images.ra, self._images.dec, self._ids)
+        for who in self._images.blocks(BLOCK_ROWS):
+            yield Objects(who.ra, who.dec, decode_targetid(who.ids[TARGETID]))
 
     def locate(self, rows: IntArray) -> tuple[IntArray, IntArray]:
         """Each file has one image."""
@@ -129,18 +131,15 @@ class FolderSide:
 
     def read(self, rows: IntArray) -> NDArray[np.float32]:
         """Read the centre of each image: the file is the galaxy's own."""
-        return np.stack([self._stamp(row, CUTOUT_SIZE) for row in rows]) if len(rows) else _none()
+        return self._images.read(rows).flux
 
     def _check_one(self, row: int) -> int:
         try:
-            seen = any(np.isfinite(self._stamp(row, size)).any() for size in (2, CUTOUT_SIZE))
+            seen = any(self._images.read([row], size=size).good.any() for size in (2, CUTOUT_SIZE))
         except DataError as error:
             _note(self.problems, error)
             return Reason.UNREADABLE_IMAGE
         return 0 if seen else Reason.NO_IMAGE_PIXEL
-
-    def _stamp(self, row: int, size: int) -> NDArray[np.float32]:
-        return self._images.read(int(row), np.nan, np.nan, size)
 
 
 class _Table(NamedTuple):
@@ -289,11 +288,11 @@ def open_image_side(
     if not Path(path).is_dir():
         return CatalogSide([Path(path)], ra, dec, epoch, scratch)
     images = open_images(path)
-    if len(images.unreadable) < len(images):
+    if len(images.problems) < len(images):
         return FolderSide(images)
     tables = [file for file in images.files if _is_table(file)]
     if not tables:
-        raise DataError(images.unreadable[0][1])
+        raise DataError(images.problems[0][1])
     return CatalogSide(tables, ra, dec, epoch, scratch)
 
 
@@ -320,17 +319,6 @@ def _note(problems: list[str], error: DataError) -> None:
     """Add what is wrong with a file, once."""
     if str(error) not in problems:
         problems.append(str(error))
-
-
-def _ids_of_names(names: NDArray[np.str_]) -> tuple[IntArray, IntArray, IntArray]:
-    """Return release, brickid, objid of identifiers in file names, -1 where there is none."""
-    ids = np.full((3, len(names)), -1, np.int64)
-    for i, name in enumerate(names.tolist()):
-        if "-" in name:
-            ids[:, i] = [int(number) for number in name.split("-")]
-        elif name and len(name) < 19:
-            ids[:, i] = decode_targetid(int(name))
-    return ids[0], ids[1], ids[2]
 
 
 def _none() -> NDArray[np.float32]:

@@ -16,6 +16,7 @@ from astropy.wcs.utils import proj_plane_pixel_area
 from numpy.typing import ArrayLike, NDArray
 
 from astroclip.data.fitsfile import FitsFile, check_image_unit
+from astroclip.data.stamps import mark_unobserved
 from astroclip.errors import DataError
 from astroclip.schema import BANDS
 from astroclip.sky import separation_arcsec
@@ -87,20 +88,13 @@ class Layout(NamedTuple):
             raise DataError(
                 f"{where}: no celestial WCS, so a position cannot be found on it. Match it by name"
             )
-        return world_to_pixels(self.wcs, ra, dec)
-
-
-def world_to_pixels(
-    wcs: WCS, ra: ArrayLike, dec: ArrayLike
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return (x, y) of positions from 0; NaN for what is not finite or more than 90 degrees away."""
-    ra, dec = np.atleast_1d(np.asarray(ra, float)), np.atleast_1d(np.asarray(dec, float))
-    x, y = np.full((2, len(ra)), np.nan)
-    reference = wcs.wcs.crval[wcs.wcs.lng], wcs.wcs.crval[wcs.wcs.lat]
-    near = separation_arcsec(ra, dec, *reference) < 89 * 3600  # NaN compares false
-    if near.any():
-        x[near], y[near] = wcs.all_world2pix(ra[near], dec[near], 0, ra_dec_order=True, quiet=True)
-    return x, y
+        ra, dec = np.atleast_1d(np.asarray(ra, float)), np.atleast_1d(np.asarray(dec, float))
+        x, y = np.full((2, len(ra)), np.nan)
+        reference = self.wcs.wcs.crval[self.wcs.wcs.lng], self.wcs.wcs.crval[self.wcs.wcs.lat]
+        near = separation_arcsec(ra, dec, *reference) < 89 * 3600  # NaN compares false
+        if near.any():
+            x[near], y[near] = self.wcs.all_world2pix(ra[near], dec[near], 0, ra_dec_order=True, quiet=True)
+        return x, y
 
 
 class ImageReader:
@@ -149,8 +143,7 @@ class ImageReader:
         edges = (slice(y0, y1), slice(x0, x1))
         image = np.stack([self._pixels(plane, edges) for plane in self.layout.image])
         if self.layout.invvar is None:
-            image[:, (image == 0).all(axis=0)] = np.nan
-            return image, None
+            return mark_unobserved(image[None])[0], None
         invvar = np.stack([self._pixels(plane, edges) for plane in self.layout.invvar])
         bad = ~(np.isfinite(image) & np.isfinite(invvar) & (invvar > 0))
         image[bad], invvar[bad] = np.nan, 0

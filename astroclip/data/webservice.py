@@ -13,6 +13,9 @@ from enum import IntEnum
 from pathlib import Path
 from urllib.parse import urlencode, urlsplit
 
+import numpy as np
+from numpy.typing import NDArray
+
 from astroclip.errors import DataError, UsageError
 
 logger = logging.getLogger(__name__)
@@ -46,6 +49,10 @@ class ServiceError(DataError):
     def __init__(self, message: str, status: int | None = None) -> None:
         super().__init__(message)
         self.status = status
+
+
+class ServiceDownError(DataError):
+    """A web service gives no answer at all: the state of a network is not written into a catalogue."""
 
 
 class WebService:
@@ -127,6 +134,20 @@ class WebService:
         """Let no request begin for some time."""
         with self._lock:
             self._next = max(self._next, time.monotonic() + seconds)
+
+
+def check_answered(name: str, status: NDArray[np.int8], message: list[str]) -> None:
+    """Refuse to go on where a service was given up: `status` of `Fetched`, and messages, (n,).
+
+    Raises
+    ------
+    ServiceDownError
+        Naming what was asked for, why the last request failed, and how to go on.
+    """
+    if (status == Fetched.GIVEN_UP).any():
+        failed = np.flatnonzero(status == Fetched.FAILED)
+        reason = message[failed[-1] if len(failed) else int(np.argmax(status == Fetched.GIVEN_UP))]
+        raise ServiceDownError(f"{name}: the service does not answer ({reason}). Go on later with --resume")
 
 
 def make_folder(folder: Path) -> None:

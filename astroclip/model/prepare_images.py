@@ -20,6 +20,7 @@ from astroclip.schema import PIXSCALE
 SCALE = (6.0, 3.4, 2.2)  # g, r, z: multiplies nanomaggies
 M = 0.03  # added to scaled nanomaggies, lifts the sky above black
 Q = 20.0  # softening
+STRETCHED_SKY = math.asinh(Q * M) / math.sqrt(Q)  # 0 nanomaggies in all bands
 
 _BLOCK = (
     8  # images stretched at once: 2 MB of float32, so that each pass finds the last one's result in cache
@@ -30,15 +31,17 @@ class PreparedImages(NamedTuple):
     """Model input `rgb` (N, 3, size, size) z, r, g in [0, 1], and what a reader should know about it.
 
     `bad_fraction` (N,) is the fraction of non-finite pixels in the crop, over all bands; 1 means that
-    nothing was there. `padded` tells whether the images were smaller than the crop.
+    nothing was there. `bad_by_band` (N, 3) is the same of each band of the input. `padded` tells whether the
+    images were smaller than the crop.
     """
 
     rgb: Tensor
     bad_fraction: Tensor
+    bad_by_band: Tensor
     padded: bool
 
 
-def prepare_images(images: ArrayLike | Tensor, size: int = 144) -> PreparedImages:
+def prepare_images(images: ArrayLike | Tensor, size: int = 144, *, stretched: bool = False) -> PreparedImages:
     """Turn cut-outs into model input: crop about the centre, fill bad pixels, pad, stretch.
 
     This is the one road from survey pixels to the image encoder.
@@ -50,6 +53,9 @@ def prepare_images(images: ArrayLike | Tensor, size: int = 144) -> PreparedImage
         (see `fill_bad_pixels`). The input is not modified.
     size
         Side of the model's crop in pixels (see `center_crop`).
+    stretched
+        Whether they are z, r, g in [0, 1] already, as a viewer stretches them: these are only cropped, filled
+        and padded.
 
     Raises
     ------
@@ -61,9 +67,11 @@ def prepare_images(images: ArrayLike | Tensor, size: int = 144) -> PreparedImage
         raise DataError(f"images of shape {tuple(images.shape)}: expected (N, 3, H, W)")
     height, width = images.shape[-2:]
     crop = center_crop(images, (min(height, size), min(width, size)))
-    filled, bad_fraction = fill_bad_pixels(crop)
+    filled, bad = fill_bad_pixels(crop)
     padded = min(height, width) < size
-    return PreparedImages(to_rgb(center_crop(filled, size) if padded else filled), bad_fraction, padded)
+    if padded:
+        filled = center_crop(filled, size, STRETCHED_SKY if stretched else 0.0)
+    return PreparedImages(filled if stretched else to_rgb(filled), bad.mean(dim=1), bad, padded)
 
 
 def to_rgb(images: ArrayLike | Tensor) -> Tensor:
@@ -88,8 +96,8 @@ def to_rgb(images: ArrayLike | Tensor) -> Tensor:
     return rgb.reshape(images.shape)
 
 
-def center_crop(images: Tensor, size: int | tuple[int, int]) -> Tensor:
-    """Cut, or pad with 0 nanomaggies (sky), the last two axes to `size` pixels about the centre.
+def center_crop(images: Tensor, size: int | tuple[int, int], sky: float = 0.0) -> Tensor:
+    """Cut, or pad with sky (0 nanomaggies), the last two axes to `size` pixels about the centre.
 
     Of an odd number of pixels to cut off or to add, the extra one is at the end: 152 to 144 keeps rows and
     columns 4 to 147, 153 to 144 too. Where nothing is added, the result is a view of the input.
@@ -101,7 +109,7 @@ def center_crop(images: Tensor, size: int | tuple[int, int]) -> Tensor:
     if not (missing_rows or missing_columns):
         return images
     above, before = missing_rows // 2, missing_columns // 2
-    return F.pad(images, (before, missing_columns - before, above, missing_rows - above))
+    return F.pad(images, (before, missing_columns - before, above, missing_rows - above), value=sky)
 
 
 def fill_bad_pixels(images: Tensor) -> tuple[Tensor, Tensor]:
@@ -119,15 +127,15 @@ def fill_bad_pixels(images: Tensor) -> tuple[Tensor, Tensor]:
     Returns
     -------
     filled, bad_fraction
-        The images with every pixel finite, and the fraction (N,) of pixels that were not.
+        The images with every pixel finite, and the fraction (N, 3) of each band's pixels that were not.
     """
-    bad_fraction = torch.zeros(len(images), device=images.device)
+    bad_fraction = torch.zeros(images.shape[:2], device=images.device)
     # A sum is finite only if every term is: one quick pass finds the few images to look at.
     suspects = (~images.sum(dim=(1, 2, 3)).isfinite()).nonzero().squeeze(1)
     if not len(suspects):
         return images, bad_fraction
     bad = ~images[suspects].isfinite()
-    bad_fraction[suspects] = bad.float().mean(dim=(1, 2, 3))
+    bad_fraction[suspects] = bad.float().mean(dim=(2, 3))
     planes = images[suspects].flatten(0, 1)  # (bands, H, W), as `bad` below
     bad = bad.flatten(0, 1)
     spoilt = bad.any(dim=(1, 2))

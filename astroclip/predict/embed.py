@@ -17,17 +17,17 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from astroclip.data.pixels import Modality
 from astroclip.errors import UsageError
 from astroclip.files import check_outputs
 from astroclip.model.embedder import Embedder, load_model
 from astroclip.model.hub import SHIPPED
-from astroclip.model.sources import ModelInputs, Source, SourceOptions, image_source, spectrum_source
+from astroclip.model.inputs import NOTHING, InputOptions, ModelInputs, PixelInputs, open_inputs
 from astroclip.schema import EMBED_FLAG, IMAGE_EMBEDDING, SPECTRUM_EMBEDDING, ColumnSpec, EmbedFlag
 from astroclip.tables import FitsTable, append_columns, merge_shards, open_table
 from astroclip.tables.outputs import FITS, output_format
 
 COLUMN = {"image": IMAGE_EMBEDDING, "spectrum": SPECTRUM_EMBEDDING}
-NOTHING = {"image": EmbedFlag.NO_IMAGE, "spectrum": EmbedFlag.NO_SPECTRUM}
 MIN_BLOCK = 64  # rows read, encoded and written at a time; a killed run loses at most a few blocks
 LOG_EVERY_S = 30.0
 Progress = Callable[[int, int], None]
@@ -58,7 +58,7 @@ def embed_catalog(
     images: str | None = None,
     spectra: str | None = None,
     hdu: str | int | None = None,
-    options: SourceOptions = SourceOptions(),  # noqa: B008 (immutable)
+    options: InputOptions = InputOptions(),  # noqa: B008 (immutable)
     device: str = "auto",
     precision: str = "auto",
     batch_size: int | str = "auto",
@@ -91,7 +91,7 @@ def embed_catalog(
         coadd or spec file.
     hdu : str or int, optional
         The table's HDU, where the file has several.
-    options : SourceOptions
+    options : InputOptions
         Tolerances of the sources.
     device, precision : str
         As in `load_model`; with ``auto`` all GPUs of the machine work.
@@ -141,7 +141,7 @@ def embed_catalog(
         )
         resumed, tally, told = appender.done, Counter[str](), begin
         starts = range(first + resumed, last, block_size)
-        for values in _stream(table, sources, embedders, starts, last):
+        for values in _stream(sources, embedders, starts, last):
             appender.write(values)
             tally.update(_count(values[EMBED_FLAG], sources))
             if progress:
@@ -230,18 +230,16 @@ def _load(model: str | Path | Embedder, device: str, precision: str, batch_size:
 
 
 def _find_sources(
-    table: FitsTable, embedder: Embedder, images: str | None, spectra: str | None, options: SourceOptions
-) -> dict[str, Source]:
+    table: FitsTable, embedder: Embedder, images: str | None, spectra: str | None, options: InputOptions
+) -> dict[str, PixelInputs]:
     """Return the sources by modality that the model can use; at least one."""
-    sources: dict[str, Source] = {}
-    if images is not None or embedder.config.image:
-        embedder.check("image")
-        if found := image_source(table, images, embedder.image_size, options):
-            sources["image"] = found
-    if spectra is not None or embedder.config.spectrum:
-        embedder.check("spectrum")
-        if found := spectrum_source(table, spectra, options):
-            sources["spectrum"] = found
+    sources: dict[str, PixelInputs] = {}
+    places: tuple[tuple[Modality, str | None], ...] = (("image", images), ("spectrum", spectra))
+    for modality, wanted in places:
+        if wanted is not None or getattr(embedder.config, modality):
+            embedder.check(modality)
+            if found := open_inputs(table, modality, wanted, embedder.image_size, options):
+                sources[modality] = found
     if not sources:
         raise UsageError(
             f"{table.name}: nothing to embed with model '{embedder.name}': no vector column IMAGE or FLUX, "
@@ -250,7 +248,7 @@ def _find_sources(
     return sources
 
 
-def _check_kept(table: FitsTable, sources: dict[str, Source]) -> None:
+def _check_kept(table: FitsTable, sources: dict[str, PixelInputs]) -> None:
     """Refuse to leave an embedding of an earlier run beside new ones: one header, one flag speak of both."""
     kept = [column for modality, column in COLUMN.items() if modality not in sources and table.find(column)]
     if kept:
@@ -280,7 +278,7 @@ def _shard_rows(nrows: int, shard: tuple[int, int] | None, block_size: int) -> t
     return first, last
 
 
-def _new_columns(embedder: Embedder, sources: dict[str, Source]) -> list[ColumnSpec]:
+def _new_columns(embedder: Embedder, sources: dict[str, PixelInputs]) -> list[ColumnSpec]:
     """Describe the columns to add."""
     columns = [
         ColumnSpec(
@@ -296,7 +294,7 @@ def _new_columns(embedder: Embedder, sources: dict[str, Source]) -> list[ColumnS
 
 
 def _provenance(
-    embedder: Embedder, sources: dict[str, Source], options: SourceOptions, block_size: int
+    embedder: Embedder, sources: dict[str, PixelInputs], options: InputOptions, block_size: int
 ) -> dict[str, Any]:
     """Return what the output's header, and the journal of a run that may be resumed, say of this run."""
     settings = {
@@ -321,15 +319,13 @@ def _provenance(
 
 
 def _stream(
-    table: FitsTable, sources: dict[str, Source], embedders: list[Embedder], starts: range, last: int
+    sources: dict[str, PixelInputs], embedders: list[Embedder], starts: range, last: int
 ) -> Iterator[dict[str, NDArray]]:
     """Yield the new columns block by block, in order; blocks are read ahead, and dealt out to the devices."""
-    names = sorted({name for source in sources.values() for name in source.columns})
 
     def load(start: int) -> dict[str, ModelInputs]:
         stop = min(start + starts.step, last)
-        block = table.read(names, start, stop)
-        return {modality: source.read(block, start) for modality, source in sources.items()}
+        return {modality: source.read(start, stop) for modality, source in sources.items()}
 
     with ThreadPoolExecutor(1, "load") as loader, ThreadPoolExecutor(len(embedders), "encode") as encoders:
         waiting: deque[Callable[[], dict[str, NDArray]]] = deque()
@@ -364,7 +360,7 @@ def _embed_block(embedder: Embedder, inputs: dict[str, ModelInputs]) -> dict[str
     return {**values, EMBED_FLAG: flag}
 
 
-def _count(flag: NDArray, sources: dict[str, Source]) -> Counter[str]:
+def _count(flag: NDArray, sources: dict[str, PixelInputs]) -> Counter[str]:
     """Count the rows with an embedding by modality, and the rows with each flag bit."""
     counts = Counter(
         {str(bit.name): int(np.count_nonzero(flag & bit)) for bit in EmbedFlag if (flag & bit).any()}

@@ -10,12 +10,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from astroclip.data.pixels import Modality
 from astroclip.errors import DataError, UsageError
 from astroclip.model.embedder import Embedder
+from astroclip.model.inputs import NOTHING
 from astroclip.predict.embed import COLUMN
-from astroclip.search.examples import Example, find_rows
+from astroclip.search.examples import Example, ExampleKind, find_rows
 from astroclip.search.index import model_of
-from astroclip.search.query_pixels import NOTHING, read_file
+from astroclip.search.query_pixels import read_file
 from astroclip.search.scan import normalise
 from astroclip.tables import FitsTable
 
@@ -131,7 +133,7 @@ def _embed_file(table: FitsTable, example: Example, embedder: Embedder) -> NDArr
             f"'{embedder.name}' is another one ({embedder.digest}): their vectors cannot be compared. "
             "Name the right one with --model, or embed the table again"
         )
-    modality = example.kind.value
+    modality: Modality = "image" if example.kind is ExampleKind.IMAGE else "spectrum"
     embedder.check(modality)
     inputs, flag = read_file(modality, example.value, embedder.image_size)
     if flag[0] & NOTHING[modality]:

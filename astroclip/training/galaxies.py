@@ -16,21 +16,19 @@ from torch import Tensor
 from torch.utils.data import default_collate
 
 from astroclip.data.hdf5file import runs
-from astroclip.data.legacysurvey import ImageFolder, open_images
-from astroclip.data.multimodal import MultimodalImages, open_multimodal_images
+from astroclip.data.image_sets import open_image_files
+from astroclip.data.legacysurvey import ImageFolder
 from astroclip.data.pairs import Pairs, is_pairs, open_pairs, split_by_healpix
-from astroclip.data.stein import SteinImages, is_stein, open_stein
+from astroclip.data.pixels import PixelFiles
 from astroclip.errors import DataError
-from astroclip.model.sources.block import holds_hdf5
-from astroclip.model.sources.images import SCALE_TOLERANCE
-from astroclip.schema import PIXSCALE, PairsKey, Split
+from astroclip.schema import PairsKey, Split
 
 ROWS = "rows"  # key of a batch: (B,) row numbers
 OPTIONAL = (PairsKey.IVAR, PairsKey.MASK)  # the published pairs have neither
 VALIDATION_FRACTION = 0.1  # of the training part, where a set of pairs knows neither validation nor positions
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)  # 2^64 / golden ratio: Fibonacci hashing
 
-Files = Pairs | SteinImages | MultimodalImages | ImageFolder
+Files = Pairs | PixelFiles
 Batch = dict[str, Tensor]
 
 
@@ -123,9 +121,7 @@ class Galaxies:
             blocks = [files.read(columns, rows[first], rows[last - 1] + 1) for first, last in runs(rows)]
             found = [name for name in columns if name in self.columns]
             return {name: [row for block in blocks for row in _usable(block[name])] for name in found}
-        if isinstance(files, ImageFolder):
-            return {PairsKey.IMAGE: [files.read(int(row), np.nan, np.nan) for row in rows]}
-        return {PairsKey.IMAGE: list(files.read_images(rows))}
+        return {PairsKey.IMAGE: list(files.read(rows).flux)}
 
     def _open_here(self) -> Files:
         """Return the files, opened by this process: a handle must not be used on both sides of a fork."""
@@ -136,11 +132,7 @@ class Galaxies:
 
 def _open(path: Path) -> Files:
     """Open galaxies in whichever format they are."""
-    if is_pairs(path):
-        return open_pairs(path)
-    if is_stein(path):
-        return open_stein(path)
-    return open_multimodal_images(path) if holds_hdf5(path) else open_images(path)
+    return open_pairs(path) if is_pairs(path) else open_image_files(path)
 
 
 def _find_parts(files: Files) -> NDArray[np.uint8]:
@@ -152,11 +144,10 @@ def _find_parts(files: Files) -> NDArray[np.uint8]:
         targetid = np.asarray(files.read([PairsKey.TARGETID])[PairsKey.TARGETID]).astype(np.uint64)
         held_out = targetid * _GOLDEN < np.uint64(VALIDATION_FRACTION * 2**64)
         return np.where((split == Split.TRAIN) & held_out, np.uint8(Split.VALIDATION), split)
-    if isinstance(files, SteinImages):
-        parts = [split_by_healpix(block.ra, block.dec) for block in files.blocks()]
-        return np.concatenate([np.zeros(0, np.uint8), *parts])
-    split = split_by_healpix(files.ra, files.dec)
-    split[np.abs(files.pixscale / PIXSCALE - 1) > SCALE_TOLERANCE] = Split.NONE
+    parts = [split_by_healpix(block.ra, block.dec) for block in files.blocks()]
+    split = np.concatenate([np.zeros(0, np.uint8), *parts])
+    if isinstance(files, ImageFolder):
+        split[~files.is_usable] = Split.NONE
     return split
 
 

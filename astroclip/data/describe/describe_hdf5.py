@@ -8,12 +8,8 @@ import numpy as np
 from astroclip.data.describe.describe_images import hdf5_columns
 from astroclip.data.describe.file_report import FileReport, Repeats, SkyRange, name_some, name_unreadable
 from astroclip.data.hdf5file import Hdf5File
-from astroclip.data.multimodal import (
-    MultimodalImages,
-    MultimodalSpectra,
-    open_multimodal_images,
-    open_multimodal_spectra,
-)
+from astroclip.data.multimodal import MultimodalFiles, open_multimodal_spectra
+from astroclip.data.multimodal_images import open_multimodal_images
 
 BLOCK_ROWS = 128  # spectra or images read at a time, up to 40 MB
 
@@ -43,7 +39,7 @@ def describe_multimodal_images(path: Path, kind: str) -> FileReport:
         return report
     dead, bad = 0, 0.0
     for rows in _blocks(len(images)):
-        missing = ~np.isfinite(images.read_images(rows))
+        missing = ~images.read(rows).good
         dead += int(missing.all(axis=(1, 2, 3)).sum())
         bad += float(missing.mean(axis=(1, 2, 3)).sum())
     facts = {**report.facts, "bad pixels": f"{bad / max(len(images), 1):.2%}"}
@@ -60,25 +56,25 @@ def describe_hdf5(path: Path, kind: str) -> FileReport:
     return FileReport(path, kind, rows, columns, {"datasets": len(columns)}, [])
 
 
-def _describe_rows(path: Path, kind: str, found: MultimodalSpectra | MultimodalImages) -> FileReport:
+def _describe_rows(path: Path, kind: str, found: MultimodalFiles) -> FileReport:
     """Describe who is in the files of Multimodal Universe."""
     sky = SkyRange()
     sky.add(found.ra, found.dec)
     with Repeats() as repeats:
-        repeats.add([found.object_id.astype(str)])
+        repeats.add([found.object_id])
         total, again = repeats.find()
     with Hdf5File(found.files[0]) as h5:
         columns = hdf5_columns(h5)
         n = int(found.first[1])
         wrong = {name: h5.shape(name) for name in h5.names if h5.shape(name) and h5.shape(name)[0] != n}
-    problems = [*name_unreadable(found.unreadable), *sky.problems()]
+    problems = [*name_unreadable(found.problems), *sky.problems()]
     problems += [
         f"dataset '{name}' has shape {shape}, but there are {n} rows" for name, shape in wrong.items()
     ]
     if total:
-        names = name_some((found.object_id[row].decode() for row in again), total)
+        names = name_some((str(found.object_id[row]) for row in again), total)
         problems.append(f"{total} rows repeat the object_id of an earlier row: {names}")
-    facts = {"files": len(found.files), "unreadable": len(found.unreadable), "identifier": "object_id"}
+    facts = {"files": len(found.files), "unreadable": len(found.problems), "identifier": "object_id"}
     return FileReport(path, kind, len(found), columns, facts | sky.facts(), problems)
 
 

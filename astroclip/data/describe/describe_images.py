@@ -21,10 +21,9 @@ from astroclip.data.imagefile import ImageReader, Layout
 from astroclip.data.legacysurvey import open_images
 from astroclip.data.stein import open_stein
 from astroclip.data.targetid import encode_targetid
-from astroclip.schema import BANDS, CUTOUT_SIZE, PIXSCALE
+from astroclip.schema import BANDS, CUTOUT_SIZE, PIXSCALE, SCALE_TOLERANCE
 
 STRIP = 256  # rows of pixels read at a time
-SCALE_TOLERANCE = 0.01  # relative difference in arcsec/px below which a scale is the survey's
 
 
 def describe_image(path: Path, kind: str) -> FileReport:
@@ -54,7 +53,7 @@ def describe_image(path: Path, kind: str) -> FileReport:
 def describe_images(path: Path, kind: str) -> FileReport:
     """Describe the images below a folder by their headers; pixels are not read."""
     folder, sky = open_images(path), SkyRange()
-    lost = {file for file, _ in folder.unreadable}
+    lost = {file for file, _ in folder.problems}
     usable = np.array([file not in lost for file in folder.files], bool)
     located = usable & np.isfinite(folder.ra)
     sky.add(folder.ra[located], folder.dec[located])
@@ -70,7 +69,7 @@ def describe_images(path: Path, kind: str) -> FileReport:
         "named by an identifier": f"{len(named)} files",
         **sky.facts(),
     }
-    problems = name_unreadable(folder.unreadable)
+    problems = name_unreadable(folder.problems)
     if n := int((usable & ~np.isfinite(folder.ra)).sum()):
         problems.append(f"{n} images have no celestial WCS")
     problems += _scale_problem(folder.pixscale[located])
@@ -83,14 +82,14 @@ def describe_images(path: Path, kind: str) -> FileReport:
 def describe_stein(path: Path, kind: str) -> FileReport:
     """Describe a file of Stein et al., or all below a folder, by who is in them; pixels are not read."""
     images, sky = open_stein(path), SkyRange()
-    unknown = 0
+    unknown = seen = 0
     with Repeats() as repeats:
-        for block in images.blocks():
-            sky.add(block.ra, block.dec)
-            ids = encode_targetid(block.release, block.brickid, block.objid)
-            unknown += int((ids < 0).sum())
-            row = block.first + np.arange(len(ids))
+        for who in images.blocks():
+            sky.add(who.ra, who.dec)
+            ids = encode_targetid(*(who.ids[name] for name in ("RELEASE", "BRICKID", "OBJID")))
+            row = seen + np.arange(len(ids))
             repeats.add([np.where(ids < 0, -1 - row, ids)])  # rows without an identifier repeat none
+            unknown, seen = unknown + int((ids < 0).sum()), seen + len(ids)
         total, again = repeats.find()
     files, rows = images.locate(again)
     with Hdf5File(images.files[0]) as h5:
@@ -102,8 +101,8 @@ def describe_stein(path: Path, kind: str) -> FileReport:
         "identifier": "release, brickid, objid",
         **sky.facts(),
     }
-    problems = [f"{file.name}: {what}" for file, what in images.problems]
-    problems += [*name_unreadable(images.unreadable), *sky.problems()]
+    odd = [what for file, what in images.problems if file in images.files]
+    problems = [*odd, *name_unreadable(images.unreadable), *sky.problems()]
     if unknown:
         problems.append(f"{unknown} rows have no usable (release, brickid, objid)")
     if total:

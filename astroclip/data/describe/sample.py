@@ -17,7 +17,8 @@ from astroclip.data.grid import NODATA, Spectra, stack_spectra
 from astroclip.data.imagefile import ImageReader
 from astroclip.data.kinds import Kind, find_kind
 from astroclip.data.legacysurvey import open_images
-from astroclip.data.multimodal import open_multimodal_images, open_multimodal_spectra
+from astroclip.data.multimodal import open_multimodal_spectra
+from astroclip.data.multimodal_images import open_multimodal_images
 from astroclip.data.pairs import open_pairs
 from astroclip.data.sdss import find_specs, read_spec
 from astroclip.data.stein import open_stein
@@ -201,7 +202,7 @@ def _from_images(path: Path, n: int, rng: np.random.Generator) -> Sample:
     usable = np.flatnonzero(folder.shape[:, 0] > 0)
     chosen = _draw(rng, usable, n).tolist()
     size = min(CUTOUT_SIZE, int(folder.shape[chosen].min()))
-    stamps = np.stack([folder.read(i, np.nan, np.nan, size) for i in chosen])
+    stamps = folder.read(chosen, size=size).flux
     folder.close()
     scales = folder.pixscale[chosen]
     same = float(scales[0]) if np.allclose(scales, scales[0], rtol=0.01) else None  # NaN is not
@@ -211,7 +212,7 @@ def _from_images(path: Path, n: int, rng: np.random.Generator) -> Sample:
 def _from_stein(path: Path, n: int, rng: np.random.Generator) -> Sample:
     images = open_stein(path)
     chosen = _draw(rng, len(images), n)
-    stamps = images.read_images(chosen, images.shape[0])
+    stamps = images.read(chosen, size=images.shape[0]).flux
     images.close()
     places = zip(*(part.tolist() for part in images.locate(chosen)), strict=True)
     return Sample(stamps, None, None, [f"{images.files[f].stem}\nrow {row}" for f, row in places])
@@ -220,14 +221,14 @@ def _from_stein(path: Path, n: int, rng: np.random.Generator) -> Sample:
 def _from_multimodal_spectra(path: Path, n: int, rng: np.random.Generator) -> Sample:
     found = open_multimodal_spectra(path)
     rows = _draw(rng, len(found), n)
-    titles = [found.object_id[row].decode() for row in rows]
+    titles = [str(found.object_id[row]) for row in rows]
     return Sample(None, found.read_spectra(rows), found.read_redshifts(rows)[0], titles)
 
 
 def _from_multimodal_images(path: Path, n: int, rng: np.random.Generator) -> Sample:
     found = open_multimodal_images(path)
     rows = _draw(rng, len(found), n)
-    return Sample(found.read_images(rows), None, None, [found.object_id[row].decode() for row in rows])
+    return Sample(found.read(rows).flux, None, None, [str(found.object_id[row]) for row in rows])
 
 
 def _from_pairs(path: Path, n: int, rng: np.random.Generator) -> Sample:

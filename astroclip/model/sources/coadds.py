@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from astroclip.data import desi
 from astroclip.data.zcatalog import SpectrumStatus, coadd_path, read_coadds
 from astroclip.errors import DataError
-from astroclip.model.sources.block import Block, Flags, ModelInputs, SourceOptions, spectrum_inputs
+from astroclip.model.inputs import InputOptions, ModelInputs
+from astroclip.model.sources.block import Block, Flags, spectrum_inputs
 from astroclip.schema import N_WAVE, TARGETID, EmbedFlag
 from astroclip.tables import FitsTable
 
@@ -23,7 +24,7 @@ TREE = "*/*/*/*/coadd-*.fits*"  # SURVEY/PROGRAM/PIXGROUP/PIXEL
 class CoaddItself:
     """The spectra of a DESI coadd whose FIBERMAP is the catalogue: row by row."""
 
-    def __init__(self, table: FitsTable, options: SourceOptions) -> None:
+    def __init__(self, table: FitsTable, options: InputOptions) -> None:
         self._coadd = desi.open_coadd(table.path)
         self.name, self.columns, self._options = "its own spectra", [TARGETID], options
 
@@ -42,7 +43,7 @@ class CoaddTree:
     Nothing is indexed: opening takes no longer for 28 million spectra than for ten.
     """
 
-    def __init__(self, path: Path, columns: list[str], options: SourceOptions) -> None:
+    def __init__(self, path: Path, columns: list[str], options: InputOptions) -> None:
         self.name, self.columns, self._options = f"coadds of {path.name}", columns, options
         self._root = path
 
@@ -59,7 +60,7 @@ class CoaddTree:
 class CoaddFiles:
     """Spectra in DESI coadd files, found by TARGETID, and SURVEY, PROGRAM, HEALPIX where both tell."""
 
-    def __init__(self, table: FitsTable, path: Path, coadds: list[Path], options: SourceOptions) -> None:
+    def __init__(self, table: FitsTable, path: Path, coadds: list[Path], options: InputOptions) -> None:
         if not table.find(TARGETID):
             raise DataError(
                 f"{table.name}: spectra of coadds are found by TARGETID, and the table has no such column"
@@ -79,7 +80,7 @@ class CoaddFiles:
         return spectrum_inputs(flux, ivar, None, None, flag, self._options)
 
 
-def coadd_source(table: FitsTable, path: Path, options: SourceOptions) -> CoaddTree | CoaddFiles | None:
+def coadd_source(table: FitsTable, path: Path, options: InputOptions) -> CoaddTree | CoaddFiles | None:
     """Return the source for a coadd file, or for a folder with coadds; None if there are none."""
     key = [table.find(name) for name in (TARGETID, "SURVEY", "PROGRAM", "HEALPIX")]
     if all(key) and _is_tree(path):

@@ -6,16 +6,16 @@ Shapes: N pairs, m rows asked for, S = 7781 wavelengths.
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from astroclip.data.grid import ArmPixels, Spectra, combine_arms
-from astroclip.data.legacysurvey import ImageMatch
+from astroclip.data.lookup import RowLookup
 from astroclip.data.pairs import open_pairs
-from astroclip.data.rowindex import RowIndex
-from astroclip.data.stein import centre_stamps, parse_ids
+from astroclip.data.pixels import Match
 from astroclip.errors import DataError
-from astroclip.schema import N_WAVE, PIXSCALE, TARGETID, PairsKey
+from astroclip.schema import N_WAVE, TARGETID, PairsKey
 from astroclip.tables import FitsTable
+from astroclip.tables.identity import Who
 
 
 class PairedRows:
@@ -23,13 +23,6 @@ class PairedRows:
 
     They are found by TARGETID, or by RELEASE, BRICKID, OBJID, which it encodes, else by position. The index
     is in memory, 32 bytes a row; pixels are read as they are asked for, each stretch of rows at once.
-
-    Attributes
-    ----------
-    pixscale
-        (N,) 0.262 arcsec/px.
-    unreadable
-        None: a set of pairs that is not whole is refused.
 
     Raises
     ------
@@ -39,7 +32,7 @@ class PairedRows:
 
     def __init__(self, table: FitsTable, path: Path) -> None:
         self._pairs = open_pairs(path)
-        self.unreadable: list[tuple[Path, str]] = []
+        self.problems: list[tuple[Path, str]] = []
         known = self._pairs.read([PairsKey.TARGETID, PairsKey.RA, PairsKey.DEC])
         ids, ra, dec = (known[key] for key in (PairsKey.TARGETID, PairsKey.RA, PairsKey.DEC))
         if (ra is None or dec is None) and not table.find(TARGETID):
@@ -48,25 +41,13 @@ class PairedRows:
                 "no such column"
             )
         nowhere = np.full(len(self._pairs), np.nan)
-        self._index = RowIndex(
-            np.asarray(ids), nowhere if ra is None else ra, nowhere if dec is None else dec, no_key=-1
+        self._index = RowLookup(
+            {TARGETID: np.asarray(ids)}, nowhere if ra is None else ra, nowhere if dec is None else dec
         )
 
-    @property
-    def pixscale(self) -> NDArray[np.float64]:
-        """Pixel scale of each image in arcsec/px."""
-        return np.broadcast_to(PIXSCALE, len(self._pairs))
-
-    def match(
-        self, ids: ArrayLike | None, ra: ArrayLike, dec: ArrayLike, radius_arcsec: float = 1.0
-    ) -> ImageMatch:
-        """Find a pair for each row, as `SteinImages.match` does: the first of several, which is ambiguous."""
-        kinds = [] if ids is None else list(np.atleast_2d(np.asarray(ids).astype(str)))
-        return self._index.match([parse_ids(kind) for kind in kinds], ra, dec, radius_arcsec)
-
-    def read_images(self, rows: ArrayLike, size: int) -> NDArray[np.float32]:
-        """Read the centres (m, 3, size, size) of images; NaN outside, and where all bands are exactly 0."""
-        return centre_stamps(np.asarray(self._pairs.take([PairsKey.IMAGE], rows)[PairsKey.IMAGE]), size)
+    def match(self, who: Who, radius_arcsec: float = 1.0) -> Match:
+        """Find a pair for each row: the first of several, which is ambiguous."""
+        return self._index.match(who, radius_arcsec)
 
     def read_spectra(self, rows: ArrayLike) -> Spectra:
         """Read spectra by the rules of `grid.combine_arms`.

@@ -12,17 +12,15 @@ from numpy.typing import NDArray
 
 from astroclip.data import desi, sdss
 from astroclip.data.fitsfile import check_flux_unit, check_wave_unit
+from astroclip.data.hdf5file import holds_hdf5
 from astroclip.data.multimodal import MultimodalSpectra, open_multimodal_spectra
 from astroclip.data.pairs import is_pairs
 from astroclip.errors import DataError, UsageError
+from astroclip.model.inputs import InputOptions, ModelInputs, find_unreadable
 from astroclip.model.sources.block import (
     Block,
-    ModelInputs,
     Source,
-    SourceOptions,
     find_position,
-    find_unreadable,
-    holds_hdf5,
     read_position,
     spectrum_inputs,
 )
@@ -31,11 +29,12 @@ from astroclip.model.sources.paired import PairedRows
 from astroclip.model.sources.services import SPARCL, SPARCL_RELEASE, SparclCoadds
 from astroclip.schema import FLUX, IVAR, MASK, N_WAVE, TARGETID, WAVE, EmbedFlag
 from astroclip.tables import FitsTable
+from astroclip.tables.identity import Who
 
 logger = logging.getLogger(__name__)
 
 
-def spectrum_source(table: FitsTable, wanted: str | None, options: SourceOptions) -> Source | None:
+def spectrum_source(table: FitsTable, wanted: str | None, options: InputOptions) -> Source | None:
     """Return the source of spectra for a catalogue.
 
     `wanted` is a coadd, SDSS spec or Multimodal Universe file, or a folder of them; pairs; ``sparcl``, or
@@ -63,7 +62,7 @@ def spectrum_source(table: FitsTable, wanted: str | None, options: SourceOptions
     return SpectrumColumns(table, column, options)
 
 
-def _spectra_in_files(table: FitsTable, path: Path, options: SourceOptions) -> Source:
+def _spectra_in_files(table: FitsTable, path: Path, options: InputOptions) -> Source:
     """Return the source for a file, or a folder, of spectra in whichever format they are."""
     if is_pairs(path):
         return SpectrumRows(table, PairedRows(table, path), path, options)
@@ -74,7 +73,7 @@ def _spectra_in_files(table: FitsTable, path: Path, options: SourceOptions) -> S
     return SpecFiles(table, path, options)
 
 
-def _own_spectra(table: FitsTable, options: SourceOptions) -> Source | None:
+def _own_spectra(table: FitsTable, options: InputOptions) -> Source | None:
     """Return the source of the spectra that the catalogue holds, or none."""
     if table.header.get("EXTNAME") == "FIBERMAP" and desi.is_coadd(table.path):
         return CoaddItself(table, options)
@@ -87,7 +86,7 @@ def _own_spectra(table: FitsTable, options: SourceOptions) -> Source | None:
 class SpectrumColumns:
     """Spectra in vector columns: FLUX, with IVAR, MASK and WAVE where they are; without WAVE, DESI's grid."""
 
-    def __init__(self, table: FitsTable, column: str, options: SourceOptions) -> None:
+    def __init__(self, table: FitsTable, column: str, options: InputOptions) -> None:
         spec = table.column(column)
         others = [found for name in (IVAR, MASK, WAVE) if (found := table.find(name))]
         if len(spec.shape) != 1:
@@ -122,7 +121,7 @@ class SpectrumColumns:
 class SpecFiles:
     """Spectra in SDSS spec files, found by PLATE, MJD and FIBERID, else by position."""
 
-    def __init__(self, table: FitsTable, path: Path, options: SourceOptions) -> None:
+    def __init__(self, table: FitsTable, path: Path, options: InputOptions) -> None:
         self._index = sdss.find_specs(path)
         if not self._index.files:
             raise DataError(f"{path}: no DESI coadd-*.fits, no SDSS spec-*.fits and no HDF5 in it")
@@ -170,7 +169,7 @@ class SpectrumRows:
     """DESI spectra in rows of Multimodal Universe files or of pairs, found by TARGETID, else by position."""
 
     def __init__(
-        self, table: FitsTable, spectra: MultimodalSpectra | PairedRows, path: Path, options: SourceOptions
+        self, table: FitsTable, spectra: MultimodalSpectra | PairedRows, path: Path, options: InputOptions
     ) -> None:
         self._target, self._position = table.find(TARGETID), find_position(table)
         self.columns = [*([self._target] if self._target else []), *self._position]
@@ -180,7 +179,7 @@ class SpectrumRows:
                 "none of these columns"
             )
         self._spectra = spectra
-        for _, reason in self._spectra.unreadable:
+        for _, reason in self._spectra.problems:
             logger.warning("%s", reason)
         self.name, self._options = f"spectra of {path.name}", options
 
@@ -188,14 +187,15 @@ class SpectrumRows:
         """Find and read the rows' spectra; files are opened once a block."""
         ra, dec = read_position(block, self._position)
         ids = block[self._target] if self._target else None
-        match = self._spectra.match(ids, ra, dec, self._options.radius_arcsec)
+        who = Who({} if ids is None else {TARGETID: ids}, np.asarray(ra, float), np.asarray(dec, float))
+        match = self._spectra.match(who, self._options.radius_arcsec)
         flux, ivar = np.zeros((2, len(ra), N_WAVE), np.float32)
         flag = np.where(match.ambiguous, EmbedFlag.AMBIGUOUS_SPECTRUM, 0).astype(np.int32)
 
         def fill(rows: NDArray[np.int64]) -> None:
-            spectra = self._spectra.read_spectra(match.file[rows])
+            spectra = self._spectra.read_spectra(match.row[rows])
             flux[rows], ivar[rows] = spectra.flux, spectra.ivar
 
-        bad = find_unreadable(fill, np.flatnonzero(match.file >= 0), start)
+        bad = find_unreadable(fill, np.flatnonzero(match.row >= 0), start)
         flag[bad] |= EmbedFlag.UNREADABLE_SPECTRUM
         return spectrum_inputs(flux, ivar, None, None, flag, self._options)

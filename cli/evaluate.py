@@ -7,7 +7,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from .options import Device, GalleryImages, GallerySpectra, Model, Overwrite, ResultFolder, Seed, examples
+from .options import (
+    Dec,
+    Device,
+    GalleryImages,
+    GallerySpectra,
+    Model,
+    Overwrite,
+    Ra,
+    ResultFolder,
+    Seed,
+    examples,
+)
 from .output import output as out
 
 if TYPE_CHECKING:
@@ -62,6 +73,8 @@ def table(
     redshift: Annotated[
         str | None, typer.Option(help="Redshift column to bin by. Default: the true redshift.")
     ] = None,
+    ra: Ra = None,
+    dec: Dec = None,
     images: GalleryImages = None,
     spectra: GallerySpectra = None,
     min_votes: Annotated[
@@ -83,7 +96,8 @@ def table(
     with out.progress("Evaluating") as progress:
         report = evaluate_table(
             table, output, truth=truth, predicted=predicted, kind=kind, magnitude=magnitude, snr=snr,
-            redshift=redshift, images=images, spectra=spectra, min_votes=min_votes, unflagged=unflagged,
+            redshift=redshift, ra=ra, dec=dec, images=images, spectra=spectra, min_votes=min_votes,
+            unflagged=unflagged,
             resamples=resamples, seed=seed, figures=figures, umap_rows=umap_rows, overwrite=overwrite,
             progress=progress,
         )  # fmt: skip

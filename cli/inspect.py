@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from .options import Dec, Ra
 from .output import output as out
 
 if TYPE_CHECKING:
@@ -15,6 +16,8 @@ def inspect(
     file: Annotated[Path, typer.Argument(help="Catalogue, spectra, images, model: a file or a folder.")],
     plot: Annotated[Path | None, typer.Option(help="Draw a sample of it: .png or .pdf.")] = None,
     rows: Annotated[int, typer.Option(help="Galaxies to draw.")] = 6,
+    ra: Ra = None,
+    dec: Dec = None,
     seed: Annotated[int, typer.Option(help="Which ones: the same seed draws the same.")] = 0,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the picture if it exists.")] = False,
 ) -> None:
@@ -26,7 +29,7 @@ def inspect(
 
         check_figure(plot, overwrite)
     with out.progress("Inspecting"):
-        report = inspect_file(file)
+        report = inspect_file(file, ra, dec)
     _print_report(report)
     if plot:
         images, spectra, redshifts, titles, pixscale = read_sample(file, rows, seed)

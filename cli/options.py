@@ -8,6 +8,12 @@ import typer
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace outputs that exist.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Continue where a killed run stopped.")]
 Hdu = Annotated[str | None, typer.Option(help="HDU of the table, by name or number.")]
+Ra = Annotated[
+    str | None, typer.Option("--ra", help="Column of right ascension. Default: found by its usual names.")
+]
+Dec = Annotated[
+    str | None, typer.Option("--dec", help="Column of declination. Default: found by its usual names.")
+]
 Seed = Annotated[int, typer.Option(help="Random seed: the same seed gives the same result.")]
 Model = Annotated[str, typer.Option("--model", "-m", help="Name or directory of a model.")]
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ...; auto: a GPU if there is one.")]

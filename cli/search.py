@@ -8,7 +8,7 @@ import typer
 
 from astroclip.errors import UsageError
 
-from .options import GalleryImages, GallerySpectra, Hdu, Overwrite
+from .options import Dec, GalleryImages, GallerySpectra, Hdu, Overwrite, Ra
 from .output import MANY
 from .output import output as out
 
@@ -43,7 +43,10 @@ def search(
         list[str] | None, typer.Option(help="Like the row with this number, counted from 0.")
     ] = None,
     radec: Annotated[
-        list[str] | None, typer.Option(help="Like the row nearest to this position: 'RA DEC' in degrees.")
+        list[str] | None,
+        typer.Option(
+            help="Like the row nearest to this position: '150.1 2.2' (degrees) or '10:00:24 +02:12:00'."
+        ),
     ] = None,
     image: Annotated[
         list[str] | None, typer.Option(help="Like the image in this file; FILE:ROW in a table.")
@@ -83,6 +86,8 @@ def search(
     images: GalleryImages = None,
     spectra: GallerySpectra = None,
     radius_arcsec: Annotated[float, typer.Option(help="Largest separation of a row from --radec.")] = 1.0,
+    ra: Ra = None,
+    dec: Dec = None,
     keep_examples: Annotated[
         bool, typer.Option("--keep-examples", help="Include the examples in the results.")
     ] = False,
@@ -122,7 +127,8 @@ def search(
         report = search_catalog(
             catalog, examples, output, **chosen, source=source and source.value, k=k, where=where,
             columns=[name.strip() for name in columns.split(",")] if columns else None,
-            keep_examples=keep_examples, radius_arcsec=radius_arcsec, model=model, device=device, index=index,
+            keep_examples=keep_examples, radius_arcsec=radius_arcsec, ra=ra, dec=dec, model=model,
+            device=device, index=index,
             gallery=gallery, images=images, spectra=spectra, progress=progress,
         )  # fmt: skip
     _print(report, gallery)

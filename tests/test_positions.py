@@ -11,9 +11,9 @@ from astropy.io import fits
 from astropy.table import QTable, Table
 from numpy.testing import assert_allclose, assert_array_equal
 
-from astroclip.errors import DataError
+from astroclip.errors import DataError, UsageError
 from astroclip.tables import open_table
-from astroclip.tables.positions import find_position, need_position, parse_angles
+from astroclip.tables.positions import find_position, need_position, parse_angles, parse_position
 
 RA, DEC = np.array([150.1, 0.002, 359.99]), np.array([2.2, -89.5, 45.25])
 
@@ -300,3 +300,23 @@ def test_an_unknown_unit_of_motion_is_refused(tmp_path: Path, column: str, unit:
     with pytest.raises(DataError, match=f"column '{column}' is .*'{unit}'"):
         read(path, epoch=2016.0)
     read(path)  # unused
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "150.1 2.2", "150.1,2.2", " 150.1 , +2.2 ", "10:00:24 +02:12:00", "10:00:24,2:12:0",
+        "10 00 24 +02 12 00",
+        "10 00 24 02 12 00", "10h00m24s 2d12m", "10h 00m 24s +2d 12m 0s", "10:00:24 2.2", "10h0.4m +2d12m",
+        "-209.9 2.2",
+    ],
+)  # fmt: skip
+def test_positions_that_users_write(text: str) -> None:
+    ra, dec = parse_position(text)
+    assert_allclose((ra % 360, dec), (150.1, 2.2), rtol=1e-12)
+
+
+@pytest.mark.parametrize("text", ["", "150.1", "north pole", "1 2 3", "10 95", "25:00:00 1:0:0", "1,2,3"])
+def test_what_is_no_position(text: str) -> None:
+    with pytest.raises(UsageError, match=f"position '{text}'"):
+        parse_position(text)

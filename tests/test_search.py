@@ -1,13 +1,18 @@
 """Search: the rows found, their order and cosines, against plain NumPy; what is refused."""
 
+import json
+
 import fitsio
 import numpy as np
 import pytest
+from astropy.coordinates import SkyCoord
 from astropy.io import fits
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from search_files import FIRST_ID, HASH, unit, write_embedded
+from typer.testing import CliRunner
 
+from astroclip.cli.main import app
 from astroclip.errors import DataError, UsageError
 from astroclip.search import Example, ExampleKind, parse_example, search_catalog
 from astroclip.search import scan as scanning
@@ -136,6 +141,50 @@ def test_rows_are_named_by_targetid_and_position(path):
     np.testing.assert_array_equal(over_the_wrap.rows, search_catalog(path, [row(0)], overwrite=True).rows)
 
 
+@pytest.mark.parametrize("kind", ["h", "rad", "text"])
+def test_rows_are_found_by_positions_of_every_kind(path, kind):
+    table = write_embedded(path)
+    sky = SkyCoord(table["RA"], table["DEC"], unit="deg")
+    columns = {
+        "h": {"RA": sky.ra.hourangle, "DEC": sky.dec.deg},
+        "rad": {"RA": sky.ra.rad, "DEC": sky.dec.rad},
+        "text": {"RA": sky.ra.to_string("hour", sep=":"), "DEC": sky.dec.to_string("deg", sep=":")},
+    }[kind]
+    write_embedded(path, **columns)
+    with fits.open(path, mode="update") as hdus:
+        for i, name in enumerate(hdus[1].columns.names, 1):
+            if name in columns and kind != "text":
+                hdus[1].header[f"TUNIT{i}"] = kind if (kind, name) != ("h", "DEC") else "deg"
+    want = search_catalog(path, [row(5)])
+    for style in ({"style": "decimal", "unit": "deg"}, {"style": "hmsdms"}, {"style": "hmsdms", "sep": ":"}):
+        where = Example(ExampleKind.RADEC, sky[5].to_string(**style, precision=7))
+        assert search_catalog(path, [where], overwrite=True).rows.tolist() == want.rows.tolist()
+
+
+def test_position_columns_can_be_named(path):
+    write_embedded(path, omit=("RA", "DEC"), X=np.arange(200.0), Y=np.zeros(200))
+    with pytest.raises(DataError, match=r"no position columns.*--ra NAME"):
+        search_catalog(path, [Example(ExampleKind.RADEC, "7 0")])
+    words = ["--json", "search", path, "--radec", "0:28:00 0:0:0", "--ra", "x", "--dec", "Y"]
+    done = CliRunner().invoke(app, [*map(str, words)], catch_exceptions=False)
+    assert json.loads(done.stdout)["rows"][0]["row"] == search_catalog(path, [row(7)], overwrite=True).rows[0]
+
+
+@pytest.mark.parametrize(("ids", "found"), [("text", True), ("float", False), ("small", True)])
+def test_a_targetid_is_exact(path, ids, found):
+    table = write_embedded(path)
+    kinds = {"text": table["TARGETID"].astype("S20"), "float": table["TARGETID"].astype(float)}
+    kinds["small"] = np.arange(200.0)
+    write_embedded(path, TARGETID=kinds[ids])
+    example = Example(ExampleKind.TARGETID, "5" if ids == "small" else str(table["TARGETID"][5]))
+    if found:
+        rows = search_catalog(path, [example]).rows
+        assert rows.tolist() == search_catalog(path, [row(5)], overwrite=True).rows.tolist()
+        return
+    with pytest.raises(DataError, match="column 'TARGETID' is float64, and row 0"):
+        search_catalog(path, [example])
+
+
 def test_reads_an_example():
     assert parse_example("radec=150.1,2.2", like=False) == Example(ExampleKind.RADEC, "150.1,2.2", False)
     for wrong in ("row", "row=", "rows=3", "=3"):
@@ -150,7 +199,7 @@ def test_reads_an_example():
         (Example(ExampleKind.ROW, "-1"), UsageError, "expected a number"),
         (Example(ExampleKind.TARGETID, "abc"), UsageError, "expected an integer"),
         (Example(ExampleKind.TARGETID, "17"), DataError, "no row with TARGETID 17"),
-        (Example(ExampleKind.RADEC, "12h 2d"), UsageError, "degrees"),
+        (Example(ExampleKind.RADEC, "12h"), UsageError, "degrees"),
         (Example(ExampleKind.RADEC, "10 nan"), UsageError, "no such place"),
         (Example(ExampleKind.RADEC, "10 95"), UsageError, "no such place"),
         (Example(ExampleKind.RADEC, "10 10"), DataError, "nearest is"),

@@ -1,16 +1,18 @@
 """Galaxies that the found ones shall be like, or unlike: how they are named, where they are in a table."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from enum import StrEnum
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from astroclip.errors import DataError, UsageError
-from astroclip.schema import DEC_NAMES, RA_NAMES, TARGETID
+from astroclip.schema import TARGETID
 from astroclip.sky import separation_arcsec
 from astroclip.tables import FitsTable
+from astroclip.tables.identity import exact_integers
+from astroclip.tables.missing import mask_null
+from astroclip.tables.positions import PositionReader, need_position, parse_position
 
 BLOCK = 1 << 18  # rows in which a TARGETID or a position is looked for at a time
 
@@ -32,7 +34,7 @@ class Example(NamedTuple):
     ----------
     kind
     value
-        A TARGETID; a row from 0; ``RA DEC`` in degrees; a file, see `search.pixels.read_file`.
+        A TARGETID; a row from 0; ``RA DEC`` in degrees or sexagesimal; a file, see `search.pixels.read_file`.
     like
     """
 
@@ -63,23 +65,39 @@ def parse_example(text: str, like: bool = True) -> Example:
     return Example(ExampleKind(kind), value, like)
 
 
-def find_rows(table: FitsTable, examples: Sequence[Example], radius_arcsec: float) -> list[int | None]:
+def find_rows(
+    table: FitsTable,
+    examples: Sequence[Example],
+    radius_arcsec: float,
+    ra: str | None = None,
+    dec: str | None = None,
+) -> list[int | None]:
     """Return the row of each example, None of a file; of several rows of a TARGETID the first.
+
+    Parameters
+    ----------
+    radius_arcsec
+        How far the row of a position may be from it.
+    ra, dec
+        Names of the table's position columns, if they are not usual ones.
 
     Raises
     ------
     UsageError
         If a value is not what its kind needs.
     DataError
-        If a row is not there.
+        If a row is not there, or the table's identifiers or positions cannot be read.
     """
-    find = {ExampleKind.ROW: _find_row, ExampleKind.TARGETID: _find_targetid}
-    return [
-        None if example.is_file
-        else _find_position(table, example, radius_arcsec) if example.kind is ExampleKind.RADEC
-        else find[example.kind](table, example)
-        for example in examples
-    ]  # fmt: skip
+    rows: list[int | None] = []
+    for example in examples:
+        if example.is_file:
+            rows.append(None)
+        elif example.kind is ExampleKind.RADEC:
+            rows.append(_find_place(table, need_position(table, ra, dec), example, radius_arcsec))
+        else:
+            find = _find_row if example.kind is ExampleKind.ROW else _find_targetid
+            rows.append(find(table, example))
+    return rows
 
 
 def _find_row(table: FitsTable, example: Example) -> int:
@@ -92,26 +110,24 @@ def _find_row(table: FitsTable, example: Example) -> int:
 
 def _find_targetid(table: FitsTable, example: Example) -> int:
     column = table.column(TARGETID)
-    wanted: int | str = example.value.strip()
-    if column.dtype.kind in "iu":
-        if not example.value.strip().lstrip("-").isdecimal():
-            raise UsageError(f"TARGETID '{example.value}': expected an integer")
-        wanted = int(example.value)
-    for start, block in _blocks(table, [column.name]):
-        at = np.flatnonzero(block[column.name] == wanted)
+    if not example.value.strip().lstrip("-").isdecimal():
+        raise UsageError(f"TARGETID '{example.value}': expected an integer")
+    where = f"{table.name}: column '{column.name}'"
+    for start in range(0, table.nrows, BLOCK):
+        block = table.read([column.name], start, min(start + BLOCK, table.nrows))
+        ids = exact_integers(mask_null(block[column.name], column), where, start)
+        at = np.flatnonzero(ids == int(example.value))
         if len(at):
             return start + int(at[0])
     raise DataError(f"{table.name}: no row with {column.name} {example.value}")
 
 
-def _find_position(table: FitsTable, example: Example, radius_arcsec: float) -> int:
-    names = [table.find(*RA_NAMES), table.find(*DEC_NAMES)]
-    if names[0] is None or names[1] is None:
-        raise DataError(f"{table.name}: no columns of position, such as RA and DEC")
-    ra, dec = _parse_position(example.value)
+def _find_place(table: FitsTable, position: PositionReader, example: Example, radius_arcsec: float) -> int:
+    wanted = parse_position(example.value)
     best, nearest = np.inf, -1
-    for start, block in _blocks(table, [names[0], names[1]]):
-        apart = np.nan_to_num(separation_arcsec(block[names[0]], block[names[1]], ra, dec), nan=np.inf)
+    for start in range(0, table.nrows, BLOCK):
+        block = table.read(position.columns, start, min(start + BLOCK, table.nrows))
+        apart = np.nan_to_num(separation_arcsec(*position.read(block, start), *wanted), nan=np.inf)
         if apart.min() < best:
             best, nearest = float(apart.min()), start + int(apart.argmin())
     if best > radius_arcsec:
@@ -120,21 +136,3 @@ def _find_position(table: FitsTable, example: Example, radius_arcsec: float) -> 
             "away. Search further with --radius-arcsec"
         )
     return nearest
-
-
-def _parse_position(text: str) -> tuple[float, float]:
-    """Return the right ascension and declination, ICRS degrees, that ``RA DEC`` or ``RA,DEC`` says."""
-    try:
-        ra, dec = (float(word) for word in text.replace(",", " ").split())
-    except ValueError:
-        raise UsageError(
-            f"position '{text}': expected right ascension and declination in degrees, as '150.1 2.2'"
-        ) from None
-    if not (-360 <= ra <= 360 and -90 <= dec <= 90):
-        raise UsageError(f"position '{text}': no such place on the sky (degrees, ICRS)")
-    return ra, dec
-
-
-def _blocks(table: FitsTable, names: list[str]) -> Iterator[tuple[int, dict[str, NDArray[Any]]]]:
-    for start in range(0, table.nrows, BLOCK):
-        yield start, table.read(names, start, min(start + BLOCK, table.nrows))

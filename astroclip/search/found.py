@@ -9,8 +9,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from astroclip.schema import (
-    DEC_NAMES,
-    RA_NAMES,
     SEARCH_COLUMNS,
     SEARCH_HDU,
     TARGETID,
@@ -20,6 +18,7 @@ from astroclip.schema import (
 from astroclip.search.index import model_of
 from astroclip.search.scan import Counts, read_rows
 from astroclip.tables import FitsTable, write_table
+from astroclip.tables.positions import find_position_names
 
 
 def choose_columns(table: FitsTable, wanted: Sequence[str] | None) -> tuple[list[str], list[str]]:
@@ -41,8 +40,8 @@ def choose_columns(table: FitsTable, wanted: Sequence[str] | None) -> tuple[list
 
 def identity_columns(table: FitsTable) -> list[str]:
     """Return the columns that say which galaxy a row is: TARGETID, position and redshift, where they are."""
-    redshifts = redshift_names(table.columns)
-    found = [table.find(*names) for names in ((TARGETID,), RA_NAMES, DEC_NAMES, redshifts)]
+    redshift = table.find(*redshift_names(table.columns))
+    found = [table.find(TARGETID), *(find_position_names(table) or ()), redshift]
     return [name for name in found if name and not table.column(name).shape]
 
 

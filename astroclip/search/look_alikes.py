@@ -74,6 +74,8 @@ def search_catalog(
     columns: Sequence[str] | None = None,
     keep_examples: bool = False,
     radius_arcsec: float = 1.0,
+    ra: str | None = None,
+    dec: str | None = None,
     model: str | Path | Embedder | None = None,
     device: str = "auto",
     index: str | Path | None = None,
@@ -116,6 +118,8 @@ def search_catalog(
         Also find the examples themselves; by default not in the column that they were taken from.
     radius_arcsec
         How far the row of a position may be from it.
+    ra, dec
+        Names of the table's position columns, if they are not usual ones.
     model, device
         To embed files with, as in `load_model`; by default the one that the table names.
     index
@@ -148,7 +152,7 @@ def search_catalog(
             check_pixels(table, images, spectra, GALLERY_SIZE)
         graph = _open_index(index, table, searched)
         load = cache(partial(_load, table, model, device))
-        query = build_query(table, examples, chosen, load, radius_arcsec)
+        query = build_query(table, examples, chosen, load, radius_arcsec, ra, dec)
         same = chosen.source in chosen.target and not keep_examples
         leave_out = [row for row in query.rows if row is not None] if same else []
         if graph:

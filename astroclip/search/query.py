@@ -78,6 +78,8 @@ def build_query(
     modalities: Modalities,
     embedder: Callable[[], Embedder],
     radius_arcsec: float,
+    ra: str | None = None,
+    dec: str | None = None,
 ) -> Query:
     """Return what is searched for: the mean of those alike minus the mean of those unlike, all normalised.
 
@@ -85,8 +87,8 @@ def build_query(
     ----------
     embedder
         Called if there is a file among the examples; must give the model of the table.
-    radius_arcsec
-        How far the row of a position may be from it.
+    radius_arcsec, ra, dec
+        See `examples.find_rows`.
 
     Raises
     ------
@@ -99,7 +101,7 @@ def build_query(
         raise UsageError(
             "nothing to search for: name a galaxy with --targetid, --row, --radec, --image or --like"
         )
-    rows = find_rows(table, examples, radius_arcsec)
+    rows = find_rows(table, examples, radius_arcsec, ra, dec)
     column = COLUMN[modalities.source]
     vectors = []
     for example, row in zip(examples, rows, strict=True):

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from astroclip.errors import DataError
+from astroclip.errors import DataError, UsageError
 from astroclip.schema import EPOCH_NAMES, MOTION_NAMES, POSITION_NAMES
 from astroclip.sky import FloatArray, has_position
 from astroclip.tables.columns import Column
@@ -207,7 +207,7 @@ def find_position(
         If a named column does not exist, or is neither numbers nor text of one value a row; if a unit is not
         one of angle (deg, hourangle, rad, arcmin, arcsec; of motion mas/yr, arcsec/yr, deg/yr).
     """
-    pair = _find_names(table, ra, dec)
+    pair = find_position_names(table, ra, dec)
     if pair is None:
         return None
     angles = [_angle(table, name, at == 0) for at, name in enumerate(pair)]
@@ -282,14 +282,52 @@ def parse_angles(
     return angles, bad
 
 
+def parse_position(text: str) -> tuple[float, float]:
+    """Return the right ascension and declination, ICRS degrees, that a user wrote.
+
+    Two numbers are degrees; sexagesimal is hours and degrees: ``150.1 2.2``, ``150.1,2.2``,
+    ``10:00:24 +02:12:00``, ``10h00m24s 2d12m``, ``10 00 24 +02 12 00``.
+
+    Raises
+    ------
+    UsageError
+        If it is no position, or not on the sky.
+    """
+    parts = [part.strip() for part in text.split(",")] if "," in text else _halves(text.split())
+    angles, bad = np.zeros(2), np.ones(2, bool)
+    if len(parts) == 2:
+        found = [
+            parse_angles(np.array([part]), 1.0, scale) for part, scale in zip(parts, (15.0, 1.0), strict=True)
+        ]
+        angles, bad = np.array([angle[0] for angle, _ in found]), np.array([wrong[0] for _, wrong in found])
+    if bad.any():
+        raise UsageError(
+            f"position '{text}': expected right ascension and declination in degrees, as '150.1 2.2', or in "
+            "hours and degrees, as '10:00:24 +02:12:00'"
+        )
+    ra, dec = (float(angle) for angle in angles)
+    if not (-360 <= ra <= 360 and -90 <= dec <= 90):
+        raise UsageError(f"position '{text}': no such place on the sky (ICRS)")
+    return ra, dec
+
+
+def _halves(words: list[str]) -> list[str]:
+    """Divide words into the two coordinates: before a sign, else in the middle."""
+    signed = [at for at, word in enumerate(words) if at and word[0] in "+-−"]
+    at = signed[0] if len(signed) == 1 else len(words) // 2
+    return [" ".join(words[:at]), " ".join(words[at:])] if words and (signed or not len(words) % 2) else []
+
+
 def _numbers(texts: pa.Array) -> FloatArray:
     """Return parts of a text as numbers, 0 where there is none."""
     filled = pc.if_else(pc.equal(pc.fill_null(texts, ""), ""), "0", texts)
     return np.asarray(filled.cast(pa.float64()))
 
 
-def _find_names(table: FitsTable, ra: str | None, dec: str | None) -> tuple[str, str] | None:
-    """Return the names of the two columns."""
+def find_position_names(
+    table: FitsTable, ra: str | None = None, dec: str | None = None
+) -> tuple[str, str] | None:
+    """Return the names of the position columns as the table spells them, whatever they hold; None if none."""
     if ra and dec:
         return table.column(ra).name, table.column(dec).name
     named = table.column(ra or dec or "").name if ra or dec else None

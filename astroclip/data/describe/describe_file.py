@@ -1,6 +1,7 @@
 """Describe any file or folder, by the kind that it is."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from astroclip.data.describe.describe_hdf5 import (
@@ -23,13 +24,20 @@ from astroclip.data.kinds import Kind, find_kind
 from astroclip.errors import DataError
 
 
-def inspect_file(path: str | Path) -> FileReport:
+def inspect_file(path: str | Path, ra: str | None = None, dec: str | None = None) -> FileReport:
     """Say what a file or folder is, what it holds, and what is wrong with it.
 
     Tables are read in blocks, only the columns that say where, who and how good their rows are. The pixels of
     a single coadd, image or Multimodal Universe file are looked at, and the spectra of pairs; those of
     folders, and of the files of Stein et al. (280 GB each), are not. A file of a known kind that turns out to
     be damaged is reported with that as its problem.
+
+    Parameters
+    ----------
+    path
+        File or folder.
+    ra, dec
+        Position columns of a table, if they have no usual names.
 
     Raises
     ------
@@ -38,8 +46,9 @@ def inspect_file(path: str | Path) -> FileReport:
     """
     source = Path(path)
     kind = find_kind(source)
+    describe = partial(describe_table, ra=ra, dec=dec) if kind is Kind.CATALOGUE else _DESCRIBE[kind]
     try:
-        return _DESCRIBE[kind](source, kind)
+        return describe(source, kind)
     except DataError as error:
         return FileReport(source, kind, None, [], {}, [str(error)])
 

@@ -21,10 +21,13 @@ COUNTED_BYTES = (
 )  # of columns of one value a row: in smaller tables the missing values of all are counted
 
 
-def describe_table(path: Path, kind: str, hdu: str | None = None) -> FileReport:
+def describe_table(
+    path: Path, kind: str, hdu: str | None = None, ra: str | None = None, dec: str | None = None
+) -> FileReport:
     """Describe a table, reading in blocks the columns that say where, who and how good its rows are.
 
     Missing values are counted in the columns that are read: of a small table, all with one value a row.
+    Position columns are `ra` and `dec`, or those of the usual names.
 
     Raises
     ------
@@ -36,17 +39,17 @@ def describe_table(path: Path, kind: str, hdu: str | None = None) -> FileReport:
         scalars = sum(c.dtype.itemsize for c in table.columns.values() if not c.shape)
         tally = RowTally(columns, repeats, every=table.nrows * scalars <= COUNTED_BYTES)
         problems = [] if table.nrows else ["no rows"]
-        who = _find_who(table, problems)
+        who = _find_who(table, ra, dec, problems)
         _read_rows(table, tally, who, problems)
         problems += [*_column_problems(table), *tally.problems(table.read)]
         facts = {**_place_facts(table, who), **tally.facts(), **_model_facts(table)}
         return FileReport(path, kind, table.nrows, columns, facts, problems)
 
 
-def _find_who(table: FitsTable, problems: list[str]) -> WhoColumns | None:
+def _find_who(table: FitsTable, ra: str | None, dec: str | None, problems: list[str]) -> WhoColumns | None:
     """Return the columns that say who and where rows are; what is wrong with them becomes a problem."""
     try:
-        return find_who(table)
+        return find_who(table, ra, dec)
     except DataError as error:
         problems.append(str(error))
         return None

@@ -120,6 +120,12 @@ def test_folders_of_tables(tmp_path, rng):
     assert kinds == [Kind.CATALOGUES, Kind.CATALOGUES, Kind.HATS]
 
 
+def test_spectra_beside_their_redrock_file_are_no_folder_of_catalogues(tmp_path):
+    write_redrock(tmp_path / "redrock-1.fits", [1], [0.1])
+    write_coadd(tmp_path / "spectra-1.fits")
+    assert find_kind(tmp_path) == find_kind(tmp_path, "spectrum") == Kind.COADDS
+
+
 def test_folders_with_brackets_and_damaged_files(tmp_path):
     folder = tmp_path / "run[1] (2)"
     write_cube(folder / "a.fits")

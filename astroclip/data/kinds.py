@@ -188,7 +188,7 @@ def _folder_kind(path: Path, modality: Modality | None) -> Kind:
     ranked = [kind for kind in _RANK if kind in found]
     if not ranked:
         raise DataError(f"{path}: no model, and no FITS, Multimodal Universe, PNG or JPEG file below it")
-    return next((kind for kind in ranked if _RANK[kind] == modality), ranked[0])
+    return next((kind for kind in ranked if modality and _RANK[kind] == modality), ranked[0])
 
 
 def _kinds_below(folder: Path, enough: Kind) -> set[Kind]:

@@ -7,6 +7,7 @@ import typer
 
 from astroclip.errors import UsageError
 
+from .options import Dec, Ra
 from .output import output as out
 from .slurm import SlurmRequest, submit, takes_slurm
 
@@ -35,6 +36,8 @@ def embed(
         ),
     ] = None,
     hdu: Annotated[str | None, typer.Option(help="Name or number of the table's HDU.")] = None,
+    ra: Ra = None,
+    dec: Dec = None,
     max_bad: Annotated[
         float, typer.Option(help="Fraction of bad pixels above which a row is flagged.")
     ] = 0.1,
@@ -63,9 +66,11 @@ def embed(
     part = None if shard is None and shards is None else (shard, shards)
     run = {
         "catalog": catalog, "output": output, "model": model, "images": images, "spectra": spectra,
-        "hdu": hdu, "options": (max_bad, radius_arcsec, resample), "device": device,
-        "precision": precision, "batch_size": batch_size, "shard": part, "overwrite": overwrite,
-        "resume": resume,
+        "hdu": hdu, "device": device, "precision": precision, "batch_size": batch_size, "shard": part,
+        "overwrite": overwrite, "resume": resume,
+        "options": {
+            "max_bad": max_bad, "radius_arcsec": radius_arcsec, "resample": resample, "ra": ra, "dec": dec,
+        },
     }  # fmt: skip
     if slurm:
         _submit(slurm, run, array, gpus)
@@ -80,7 +85,7 @@ def _embed(**run: Any) -> None:
     from astroclip.model.inputs import InputOptions
     from astroclip.predict.embed import embed_catalog
 
-    run["options"] = InputOptions(*run["options"])
+    run["options"] = InputOptions(**run["options"])
     with out.progress("Embedding") as progress:
         report = embed_catalog(**run, progress=progress)
     out.caution(run["model"])
@@ -102,7 +107,7 @@ def _submit(slurm: SlurmRequest, run: dict[str, Any], array: int | None, gpus: i
     if array is not None and run["shard"]:
         raise UsageError("--array makes the shards itself: leave out --shard and --shards")
     # the machine it is submitted from may have no GPU
-    elsewhere = {"options": InputOptions(*run["options"]), "device": "cpu", "dry_run": True}
+    elsewhere = {"options": InputOptions(**run["options"]), "device": "cpu", "dry_run": True}
     whole = embed_catalog(**run | elsewhere).output
     calls, then = [run], None
     if array is not None:

@@ -8,12 +8,13 @@ from typing import Annotated, Any
 
 import typer
 
-from .options import examples
+from .options import Dec, Ra, examples
 from .output import output as out
 
 app = typer.Typer(no_args_is_help=True)
 
-EMBEDDING = ("model", "images", "spectra", "max_bad", "radius_arcsec", "resample", "device", "precision")
+TOLERANCES = ("max_bad", "radius_arcsec", "resample", "ra", "dec")  # of `InputOptions`
+EMBEDDING = ("model", "images", "spectra", *TOLERANCES, "device", "precision")
 Label = Annotated[str | None, typer.Option(help="Column of the reference. Default: guessed.")]
 OneLabel = Annotated[str, typer.Option(help="Column of the reference to predict: numbers or classes.")]
 Kind = Annotated[str, typer.Option(help="number, class or auto.")]
@@ -63,6 +64,8 @@ def _options(
     resample: Annotated[
         bool, typer.Option("--resample", help="As of astroclip embed.", rich_help_panel="Embedding")
     ] = False,
+    ra: Ra = None,
+    dec: Dec = None,
     device: Annotated[str, typer.Option(help="As of astroclip embed.", rich_help_panel="Embedding")] = "auto",
     precision: Annotated[
         str, typer.Option(help="As of astroclip embed.", rich_help_panel="Embedding")
@@ -91,7 +94,7 @@ def _predict(task: str, values: dict[str, Any]) -> None:
     from astroclip.predict.tasks import predict_catalog
 
     given = {name: values.pop(name) for name in EMBEDDING}
-    tolerances = InputOptions(*(given.pop(name) for name in ("max_bad", "radius_arcsec", "resample")))
+    tolerances = InputOptions(**{name: given.pop(name) for name in TOLERANCES})
     with out.progress("Predicting") as progress:
         report = predict_catalog(
             task=task, embedding={**given, "options": tolerances}, progress=progress, **values

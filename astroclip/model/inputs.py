@@ -47,12 +47,16 @@ class InputOptions(NamedTuple):
         Whether to resample images at another pixel scale to 0.262 arcsec/px, rather than flag them.
     pixscale
         Pixel scale of images that do not tell theirs, arcsec/px.
+    ra, dec
+        Position columns of the table; by default those of the usual names.
     """
 
     max_bad: float = 0.1
     radius_arcsec: float = 1.0
     resample: bool = False
     pixscale: float = PIXSCALE
+    ra: str | None = None
+    dec: str | None = None
 
 
 class ModelInputs(NamedTuple):
@@ -106,7 +110,9 @@ class PixelInputs:
         self.name = pixels.name
         self.missing_bands = np.zeros(len(BANDS), np.int64)
         self._pixels, self._size, self._options, self._table = pixels, size, options, table
-        self._who = find_who(table) if table is not None and pixels.found_by else None
+        self._who = None
+        if table is not None and pixels.found_by:
+            self._who = find_who(table, options.ra, options.dec)
         if table is not None and self._who and not any(self._has(key) for key in pixels.found_by):
             raise DataError(
                 f"{table.name}: {pixels.name} are found by {_or(pixels.found_by)}, and the table has "

@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 
 from astroclip.model.inputs import InputOptions, ModelInputs
 from astroclip.model.prepare_spectra import prepare_spectra
-from astroclip.schema import DEC_NAMES, RA_NAMES, EmbedFlag
+from astroclip.schema import EmbedFlag
 from astroclip.tables import FitsTable
+from astroclip.tables.positions import find_position_names
 
 Block = Mapping[str, NDArray]
 Flags = NDArray[np.int32]
@@ -29,10 +30,9 @@ class Source(Protocol):
         ...
 
 
-def find_position(table: FitsTable) -> list[str]:
+def find_position(table: FitsTable, options: InputOptions) -> list[str]:
     """Return the names of the position columns, or none."""
-    names = [table.find(*RA_NAMES), table.find(*DEC_NAMES)]
-    return [name for name in names if name] if all(names) else []
+    return list(find_position_names(table, options.ra, options.dec) or ())
 
 
 def read_position(block: Block, names: list[str]) -> tuple[NDArray, NDArray]:

@@ -132,7 +132,7 @@ class SpecFiles:
             for name, other in (("PLATE", "PLATE"), ("MJD", "MJD"), ("FIBERID", "FIBER"))
         ]
         self._by_id = all(names)
-        self.columns = [name for name in names if name] if self._by_id else find_position(table)
+        self.columns = [name for name in names if name] if self._by_id else find_position(table, options)
         if not self.columns:
             raise DataError(
                 f"{table.name}: spectra of {path} are found by PLATE, MJD, FIBERID or by position, and the "
@@ -171,7 +171,7 @@ class SpectrumRows:
     def __init__(
         self, table: FitsTable, spectra: MultimodalSpectra | PairedRows, path: Path, options: InputOptions
     ) -> None:
-        self._target, self._position = table.find(TARGETID), find_position(table)
+        self._target, self._position = table.find(TARGETID), find_position(table, options)
         self.columns = [*([self._target] if self._target else []), *self._position]
         if not self.columns:
             raise DataError(

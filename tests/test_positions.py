@@ -13,7 +13,8 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 from astroclip.errors import DataError, UsageError
 from astroclip.tables import open_table
-from astroclip.tables.positions import find_position, need_position, parse_angles, parse_position
+from astroclip.tables.angles import parse_angles, parse_position
+from astroclip.tables.positions import find_position, need_position
 
 RA, DEC = np.array([150.1, 0.002, 359.99]), np.array([2.2, -89.5, 45.25])
 

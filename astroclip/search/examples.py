@@ -10,9 +10,10 @@ from astroclip.errors import DataError, UsageError
 from astroclip.schema import TARGETID
 from astroclip.sky import separation_arcsec
 from astroclip.tables import FitsTable
+from astroclip.tables.angles import parse_position
 from astroclip.tables.identity import exact_integers
 from astroclip.tables.missing import mask_null
-from astroclip.tables.positions import PositionReader, need_position, parse_position
+from astroclip.tables.positions import PositionReader, need_position
 
 BLOCK = 1 << 18  # rows in which a TARGETID or a position is looked for at a time
 

@@ -5,18 +5,24 @@ TUNIT, text is read as astropy's ``SkyCoord(unit=(hourangle, deg))`` reads it, a
 where an epoch is asked for. Out come checked ICRS degrees. Identifiers: `tables.identity`.
 """
 
-import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from astroclip.errors import DataError, UsageError
+from astroclip.errors import DataError
 from astroclip.schema import EPOCH_NAMES, MOTION_NAMES, POSITION_NAMES
 from astroclip.sky import FloatArray, has_position
+from astroclip.tables.angles import (
+    HOURS,
+    YEARS,
+    bare_unit,
+    degrees_of,
+    is_sexagesimal,
+    mas_per_year,
+    parse_angles,
+)
 from astroclip.tables.columns import Column
 from astroclip.tables.fitstable import FitsTable
 from astroclip.tables.missing import is_missing, mask_null, to_floats, to_texts
@@ -24,39 +30,9 @@ from astroclip.tables.motion import propagate
 
 Block = Mapping[str, NDArray[Any]]
 
-# how units are written, without blanks, brackets and a final s, in lower case -> degrees
-_DIALECTS = {
-    1.0: ("", "deg", "degree", "d", "°", "º", "ddeg", "decimaldeg", "decimaldegree", "angledeg", "degdeg"),
-    15.0: ("h", "hr", "hour", "hourangle", "decimalhour"),
-    180 / np.pi: ("rad", "radian", "anglerad"),
-    1 / 60: ("arcmin", "arcminute", "amin", "minuteofarc"),
-    1 / 3600: ("arcsec", "arcsecond", "asec", "secondofarc"),
-    1 / 3.6e6: ("mas", "milliarcsec", "milliarcsecond"),
-}
-_DEGREES = {name: scale for scale, names in _DIALECTS.items() for name in names}
-_MARKS = {"'": 1 / 60, "′": 1 / 60, '"': 1 / 3600, "″": 1 / 3600, "''": 1 / 3600}
-_SEXAGESIMAL = {
-    "hms",
-    "hhmmss",
-    "dms",
-    "ddmmss",
-    "hmsdms",
-    "sexagesimal",
-    "hhmmss.s",
-    "ddmmss.s",
-}  # : left out
-_HOURS = 15.0
 _BEYOND = 1e-6  # deg past a full turn that rounding explains
-_YEARS = ("", "yr", "y", "year", "a", "jyear", "jyr", "julianyear", "julianyr")
 _DAYS = {"d": 0.0, "day": 0.0, "mjd": 0.0, "jd": 2400000.5, "julianday": 2400000.5, "juliandate": 2400000.5}
-_SINGULAR = {*_DEGREES, *_YEARS, *_DAYS} - {"", "ma", "d", "h", "a", "y"}
 _J2000_MJD = 51544.5
-# 10:41:02.5, 10 41 02.5, 10h41m02.5s, 10d41'02.5", 10:41.5, 10.5h; a number alone is none
-_ANGLE = (
-    r"^(?P<sign>[+−-]?)\s*(?P<whole>\d+(?:\.\d*)?|\.\d+)"
-    r"(?:(?P<unit>\s*[hHdD°º]\s*|\s*:\s*|\s+)"
-    r"(?:(?P<minute>\d+(?:\.\d*)?)\s*(?:[mM'′:]|\s|$)\s*(?:(?P<second>\d+(?:\.\d*)?|\.\d+)\s*(?:s|S|\"|″|'')?)?)?)?$"
-)
 
 
 class Angle(NamedTuple):
@@ -83,7 +59,7 @@ class Angle(NamedTuple):
     def _read_texts(self, values: NDArray[Any], where: str, first_row: int) -> FloatArray:
         """Read text: numbers in the column's unit, else sexagesimal."""
         texts, missing = to_texts(values), is_missing(values)
-        sexagesimal = self.scale if self.declared else _HOURS if self.is_ra else 1.0
+        sexagesimal = self.scale if self.declared else HOURS if self.is_ra else 1.0
         degrees, bad = parse_angles(texts, self.scale, sexagesimal)
         bad &= ~missing
         if bad.any():
@@ -212,7 +188,7 @@ def find_position(
         return None
     angles = [_angle(table, name, at == 0) for at, name in enumerate(pair)]
     stated = [angle.column.unit.strip() for angle in angles]
-    if all(stated) != any(stated) and any(angle.scale not in (1.0, _HOURS) for angle in angles):
+    if all(stated) != any(stated) and any(angle.scale not in (1.0, HOURS) for angle in angles):
         at = stated.index("")
         raise DataError(
             f"{table.name}: column '{pair[at]}' states no unit, and '{pair[1 - at]}' is in "
@@ -241,87 +217,6 @@ def no_columns(table: FitsTable, what: str) -> str:
     others = [str(hdu) for hdu in table.hdus if hdu.is_table and hdu.index != table.hdu]
     beside = f"; other tables: {', '.join(others)}" if others else ""
     return f"{table.name}: no {what} in {table.table}{beside}. Its columns are {seen or 'none'}"
-
-
-def parse_angles(
-    texts: NDArray[np.str_], number: float = 1.0, sexagesimal: float = _HOURS
-) -> tuple[FloatArray, NDArray[np.bool_]]:
-    """Read angles in text, as astropy's Angle does.
-
-    Parameters
-    ----------
-    texts
-        (n,): numbers, or sexagesimal as 10:41:02.5, 10 41 02.5, 10h41m02.5s, -5d30m1.5s, 10:41.5.
-    number
-        Degrees that a plain number counts.
-    sexagesimal
-        Degrees that the first part of a sexagesimal text counts, 15 for hours; h or d in the text win.
-
-    Returns
-    -------
-    (n,) deg, NaN where there is none; and which texts are no angle.
-    """
-    parts = pc.extract_regex(pa.array(texts.tolist(), pa.string()), _ANGLE)
-    bad = np.asarray(parts.is_null())
-    part = {name: pc.struct_field(parts, name) for name in ("sign", "whole", "unit", "minute", "second")}
-    unit = np.char.lower(np.char.strip(np.asarray(pc.fill_null(part["unit"], "").to_pylist(), str)))
-    whole, minute, second = (_numbers(part[name]) for name in ("whole", "minute", "second"))
-    split = np.asarray(pc.not_equal(pc.fill_null(part["unit"], ""), ""))
-    alone = split & np.asarray(pc.equal(pc.fill_null(part["minute"], ""), ""))
-    bad |= (minute > 60) | (second > 60) | (alone & ~np.isin(unit, ("h", "d", "°", "º")))
-    bad |= (split & ~alone & (whole % 1 != 0)) | ((second > 0) & (minute % 1 != 0))
-    scale = np.select([np.isin(unit, ("d", "°", "º")), unit == "h", split], [1.0, 15.0, sexagesimal], number)
-    sign = np.where(np.asarray(pc.is_in(part["sign"], pa.array(["-", "−"]))), -1.0, 1.0)
-    angles = sign * (whole + minute / 60 + second / 3600) * scale
-    plain = bad.copy()
-    for i in np.flatnonzero(plain):  # numbers in another notation, as 1.5e2; the rest is no angle
-        try:
-            angles[i], bad[i] = float(texts[i]) * number, False
-        except ValueError:
-            angles[i] = np.nan
-    return angles, bad
-
-
-def parse_position(text: str) -> tuple[float, float]:
-    """Return the right ascension and declination, ICRS degrees, that a user wrote.
-
-    Two numbers are degrees; sexagesimal is hours and degrees: ``150.1 2.2``, ``150.1,2.2``,
-    ``10:00:24 +02:12:00``, ``10h00m24s 2d12m``, ``10 00 24 +02 12 00``.
-
-    Raises
-    ------
-    UsageError
-        If it is no position, or not on the sky.
-    """
-    parts = [part.strip() for part in text.split(",")] if "," in text else _halves(text.split())
-    angles, bad = np.zeros(2), np.ones(2, bool)
-    if len(parts) == 2:
-        found = [
-            parse_angles(np.array([part]), 1.0, scale) for part, scale in zip(parts, (15.0, 1.0), strict=True)
-        ]
-        angles, bad = np.array([angle[0] for angle, _ in found]), np.array([wrong[0] for _, wrong in found])
-    if bad.any():
-        raise UsageError(
-            f"position '{text}': expected right ascension and declination in degrees, as '150.1 2.2', or in "
-            "hours and degrees, as '10:00:24 +02:12:00'"
-        )
-    ra, dec = (float(angle) for angle in angles)
-    if not (-360 <= ra <= 360 and -90 <= dec <= 90):
-        raise UsageError(f"position '{text}': no such place on the sky (ICRS)")
-    return ra, dec
-
-
-def _halves(words: list[str]) -> list[str]:
-    """Divide words into the two coordinates: before a sign, else in the middle."""
-    signed = [at for at, word in enumerate(words) if at and word[0] in "+-−"]
-    at = signed[0] if len(signed) == 1 else len(words) // 2
-    return [" ".join(words[:at]), " ".join(words[at:])] if words and (signed or not len(words) % 2) else []
-
-
-def _numbers(texts: pa.Array) -> FloatArray:
-    """Return parts of a text as numbers, 0 where there is none."""
-    filled = pc.if_else(pc.equal(pc.fill_null(texts, ""), ""), "0", texts)
-    return np.asarray(filled.cast(pa.float64()))
 
 
 def find_position_names(
@@ -355,13 +250,10 @@ def _angle(table: FitsTable, name: str, is_ra: bool) -> Angle:
             f"{table.name}: column '{name}' is {column.dtype} {column.shape or ''}, expected a position of "
             "one number or text a row. Name another one: --ra NAME --dec NAME"
         )
-    unit, is_text = _bare(column.unit), column.dtype.kind in "US"
-    if is_text and unit.replace(":", "") in _SEXAGESIMAL:
+    if column.dtype.kind in "US" and is_sexagesimal(column.unit):
         return Angle(column, 1.0, is_ra, declared=False)
-    kind = "right ascension" if is_ra else "declination"
-    scale = _MARKS.get(column.unit.strip(), _DEGREES.get(unit))
-    scale = _astropy_scale(column.unit, "deg") if scale is None else scale
-    if scale is None or (scale == _HOURS and not is_ra):
+    kind, scale = "right ascension" if is_ra else "declination", degrees_of(column.unit)
+    if scale is None or (scale == HOURS and not is_ra):
         raise DataError(
             f"{table.name}: column '{name}' is in {column.unit!r}, which is no unit of {kind}; expected "
             f"deg, {'hourangle, ' if is_ra else ''}rad, arcmin or arcsec. Convert it, or name other columns: "
@@ -380,52 +272,17 @@ def _find_motion(table: FitsTable) -> Motion | None:
     columns = [table.columns[str(name)] for name in (*pair, since)]
     scales = []
     for column in columns[:2]:
-        scale = _motion_scale(column.unit)
+        scale = mas_per_year(column.unit)
         if scale is None or column.shape or column.dtype.kind not in "iufUS":
             raise DataError(
                 f"{table.name}: column '{column.name}' is {column.dtype} in {column.unit!r}, expected a "
                 "proper motion in mas/yr, arcsec/yr or deg/yr. State its unit, or rename it if it is none"
             )
         scales.append(scale)
-    epoch_unit = _bare(columns[2].unit)
-    if epoch_unit not in _YEARS and epoch_unit not in _DAYS:
+    epoch_unit = bare_unit(columns[2].unit)
+    if epoch_unit not in YEARS and epoch_unit not in _DAYS:
         raise DataError(
             f"{table.name}: column '{since}' is in {columns[2].unit!r}, expected the epoch of the positions "
             "in yr or d (MJD, JD). State its unit, or rename it if it is none"
         )
     return Motion((columns[0], columns[1], columns[2]), (scales[0], scales[1]), epoch_unit)
-
-
-def _motion_scale(unit: str) -> float | None:
-    """Return how many mas/yr a unit of motion is; none stated is mas/yr."""
-    if not unit.strip():
-        return 1.0
-    words = re.match(
-        r"^(.*?)(?:/|\s*per\s*|[\s.*]+(?=[a-z]+\s*\^?\(?(?:\*\*)?\(?-1))(.*)$", unit.strip().lower()
-    )
-    if words is None:
-        return _astropy_scale(unit, "mas / yr")
-    angle = _DEGREES.get(_bare(words[1]))
-    year = re.sub(r"\*\*|\^|\(|\)|-1", "", _bare(words[2]))
-    if angle is None or not _bare(words[1]) or year not in _YEARS[1:]:
-        return _astropy_scale(unit, "mas / yr")
-    return angle * 3.6e6
-
-
-def _bare(unit: str) -> str:
-    """Return a unit in lower case without blanks, brackets, quotes, and a plural's s."""
-    bare = re.sub(r"[\s\[\]\"'`_]|\(.*?\)", "", unit.lower()).rstrip(".")
-    return bare[:-1] if bare.endswith("s") and bare[:-1] in _SINGULAR else bare
-
-
-def _astropy_scale(unit: str, into: str) -> float | None:
-    """Return what a unit counts in another one, if astropy knows it in any of the formats in use."""
-    from astropy import units
-
-    for form in ("generic", "fits", "cds", "ogip", "vounit"):
-        try:
-            known = units.Unit(unit.strip(), format=form, parse_strict="raise")
-            return float(known.to(units.Unit(into)))
-        except (ValueError, TypeError, units.UnitsError):
-            continue
-    return None

@@ -81,25 +81,19 @@ def _task(command: Callable[..., None]) -> Callable[..., None]:
 
     @wraps(command)
     def run(**values: Any) -> None:
-        _predict(command.__name__, values)
+        from astroclip.model.inputs import InputOptions
+        from astroclip.predict.tasks import predict_catalog
+
+        given = {name: values.pop(name) for name in EMBEDDING}
+        tolerances = InputOptions(**{name: given.pop(name) for name in TOLERANCES})
+        embedding = {**given, "options": tolerances}
+        with out.progress("Predicting") as progress:
+            report = predict_catalog(task=command.__name__, embedding=embedding, progress=progress, **values)
+        out.result(report._asdict())
 
     parameters = [p.replace(kind=p.KEYWORD_ONLY) for p in (*shared, *own.parameters.values())]
     run.__signature__ = own.replace(parameters=parameters)  # type: ignore[attr-defined]
     return run
-
-
-def _predict(task: str, values: dict[str, Any]) -> None:
-    """Predict, and print what was done."""
-    from astroclip.model.inputs import InputOptions
-    from astroclip.predict.tasks import predict_catalog
-
-    given = {name: values.pop(name) for name in EMBEDDING}
-    tolerances = InputOptions(**{name: given.pop(name) for name in TOLERANCES})
-    with out.progress("Predicting") as progress:
-        report = predict_catalog(
-            task=task, embedding={**given, "options": tolerances}, progress=progress, **values
-        )
-    out.result(report._asdict())
 
 
 @app.command(

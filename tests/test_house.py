@@ -61,6 +61,14 @@ def insides(tree: ast.AST) -> list[str]:
         and not is_own(node.value)
     ]
     used += [
+        ast.unparse(node)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Name)
+        and node.func.id == "getattr"
+        and ast.unparse(node.args[1]).lstrip("f\"'").startswith("_")
+    ]
+    used += [
         node.value
         for node in ast.walk(tree)
         if isinstance(node, ast.Constant)

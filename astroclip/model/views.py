@@ -79,7 +79,16 @@ def make_views(images: Tensor, views: Sequence[View], generator: Generator | Non
             f"images of shape {tuple(images.shape)}: expected (B, 3, H, W), bands g, r, z, with H and W of "
             f"{largest} px, the size of the largest view, or more"
         )
-    return [_make_kind(images, view, generator) for view in views]
+    result = []
+    for view in views:
+        galaxies = torch.arange(view.number * len(images), device=images.device) % len(images)
+        cpu = images.device.type == "cpu"
+        block = max(_BLOCK // (3 * view.size**2), 1) if cpu else len(galaxies)
+        result.append(images.new_empty(len(galaxies), 3, view.size, view.size))
+        for start in range(0, len(galaxies), block):
+            part = slice(start, start + block)
+            _draw_view(images, galaxies[part], view, generator, result[-1][part])
+    return result
 
 
 def blur_planes(planes: Tensor, sigma: Tensor) -> Tensor:
@@ -116,19 +125,7 @@ def draw_sigma(
     return (wanted - true).clamp(min=0).sqrt()
 
 
-def _make_kind(images: Tensor, view: View, generator: Generator | None) -> Tensor:
-    """Draw all views of one kind: (B, 3, H, W) nanomaggies to (number * B, 3, size, size) colours."""
-    n = view.number * len(images)
-    galaxies = torch.arange(n, device=images.device) % len(images)
-    block = max(_BLOCK // (3 * view.size**2), 1) if images.device.type == "cpu" else n
-    result = images.new_empty(n, 3, view.size, view.size)
-    for start in range(0, n, block):
-        part = slice(start, start + block)
-        _make_views(images, galaxies[part], view, generator, result[part])
-    return result
-
-
-def _make_views(
+def _draw_view(
     images: Tensor, galaxies: Tensor, view: View, generator: Generator | None, result: Tensor
 ) -> None:
     """Draw one view of each of the `galaxies`, numbers of images, into `result` (n, 3, size, size)."""

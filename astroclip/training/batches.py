@@ -193,7 +193,7 @@ def make_loader(
     UsageError
         If another part is asked for: the test part is not for training.
     ConfigError, DataError
-        If there are too few galaxies in the part, or a column is missing.
+        If there are too few galaxies in the part.
     """
     part = SplitRows(source.split, split)
     sampler: TrainingBatches | ValidationBatches
@@ -203,7 +203,6 @@ def make_loader(
         sampler = ValidationBatches(part, batch_size, rank, world, limit)
     else:
         raise UsageError(f"part {split.name}: training uses TRAIN and VALIDATION only")
-    source.read(columns, part[np.zeros(1, np.int64)])  # a missing column or file shows now, not in a worker
     return DataLoader(
         _RowDataset(source, columns),
         batch_size=None,

@@ -1,30 +1,25 @@
 """Train: settings and galaxies in, a run out, which is a model directory that `astroclip embed` takes."""
 
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from lightning import Callback, LightningModule, Trainer
 
-from astroclip.config import ModelConfig, Settings
+from astroclip.config import Settings
 from astroclip.errors import CheckpointError
-from astroclip.model.clip import AstroCLIP
 from astroclip.schema import Split
 from astroclip.training.callbacks import BEST, Checkpoints, NanGuard, StepSeed
-from astroclip.training.devices import BLOCKS, Devices, check_devices, find_devices, make_trainer, quiet
+from astroclip.training.devices import BLOCKS, check_devices, find_devices, make_trainer, quiet
 from astroclip.training.galaxies import Galaxies
 from astroclip.training.loaders import Loaders
 from astroclip.training.recipes import find_encoders, read_training
 from astroclip.training.record import Progress, Record
 from astroclip.training.runs import Run, RunData, find_run, resumed_settings
 from astroclip.training.settings import ClipTraining, SpectrumTraining, Training
-
-if TYPE_CHECKING:
-    from astroclip.training.alignment import ClipModule
-    from astroclip.training.masked_spectra import SpectrumModule
-    from astroclip.training.self_distillation import ImageModule
 
 
 class TrainReport(NamedTuple):
@@ -100,13 +95,36 @@ def train(
     earlier, settings = _settle(kind, folder, config, overrides, resume, overwrite)
     devices = find_devices(gpus, nodes)
     check_devices(settings, devices)
-    source = Galaxies(data)
-    rows = [int((source.split == part).sum()) for part in (Split.TRAIN, Split.VALIDATION)]
-    the_run = Run(folder, kind, settings, RunData(str(data), *rows), devices.per_node * devices.nodes)
-    if earlier is not None:
-        the_run.check_same(earlier)
-    with quiet():
-        return _fit(the_run, source, devices, overwrite, progress)
+    with closing(Galaxies(data)) as source, quiet():
+        rows = [int((source.split == part).sum()) for part in (Split.TRAIN, Split.VALIDATION)]
+        world, validates = devices.per_node * devices.nodes, rows[1] > 0
+        the_run = Run(folder, kind, settings, RunData(str(data), *rows), world)
+        if earlier is not None:
+            the_run.check_same(earlier)
+        module = module_class(settings)(settings)
+        last = None if overwrite else the_run.last
+        step = 0 if last is None else int(_read_checkpoint(last)["global_step"])
+        loaders = Loaders(the_run, source, module.columns, first_batch=step * settings.run.accumulate)
+        loaders.check()
+        kept = Checkpoints(the_run.checkpoints, settings.run, validates)
+        record = Record(folder, settings.run, settings.data.batch_size, progress)
+        guards = [StepSeed(settings.run.seed), NanGuard(the_run.checkpoints)]
+        watch = [_Begin(the_run, overwrite), *guards, record, kept]
+        if settings.run.compile:
+            for block in (part for part in module.modules() if isinstance(part, BLOCKS)):
+                block.compile()
+        trainer = make_trainer(settings, folder, devices, watch, validates)
+        trainer.fit(module, datamodule=loaders, ckpt_path=last, weights_only=True)
+        outcome = "finished" if trainer.global_step >= settings.run.steps else "stopped early"
+        if trainer.is_global_zero:
+            result = module_class(settings)(settings)
+            result.load_state_dict(_read_checkpoint(the_run.chosen)["state_dict"])
+            model_config, model = result.trained_model()
+            the_run.finish(model_config, model, outcome)
+        trainer.strategy.barrier()
+        best = the_run.chosen.name == BEST
+        model_step, loss = (kept.best_step, kept.best_loss) if best else (trainer.global_step, None)
+        return TrainReport(folder, outcome, trainer.global_step, model_step, loss, record.galaxies_per_s)
 
 
 def check_training(
@@ -150,41 +168,6 @@ def _settle(
     return earlier, find_encoders(settings) if isinstance(settings, ClipTraining) else settings
 
 
-def _fit(
-    run: Run, source: Galaxies, devices: Devices, overwrite: bool, progress: Progress | None
-) -> TrainReport:
-    """Train, then write the model."""
-    settings = run.settings
-    module = make_module(run)
-    last = None if overwrite else run.last
-    step = 0 if last is None else int(_read_checkpoint(last)["global_step"])
-    loaders = Loaders(run, source, module.columns, first_batch=step * settings.run.accumulate)
-    loaders.check()
-    kept = Checkpoints(run.checkpoints, settings.run, validates=run.data.validation_rows > 0)
-    record = Record(run.folder, settings.run, settings.data.batch_size, progress)
-    watch = [_Begin(run, overwrite), StepSeed(settings.run.seed), NanGuard(run.checkpoints), record, kept]
-    if settings.run.compile:
-        for block in (part for part in module.modules() if isinstance(part, BLOCKS)):
-            block.compile()
-    trainer = make_trainer(run.settings, run.folder, devices, watch, validates=run.data.validation_rows > 0)
-    trainer.fit(module, datamodule=loaders, ckpt_path=last, weights_only=True)
-    source.close()
-    steps = trainer.global_step
-    outcome = "finished" if steps >= settings.run.steps else "stopped early"
-    if trainer.is_global_zero:
-        run.finish(*_load_result(run), outcome)
-    trainer.strategy.barrier()
-    best = run.chosen.name == BEST
-    return TrainReport(
-        output=run.folder,
-        outcome=outcome,
-        steps=steps,
-        model_step=kept.best_step if best else steps,
-        val_loss=kept.best_loss if best else None,
-        galaxies_per_s=record.galaxies_per_s,
-    )
-
-
 class _Begin(Callback):
     """Makes the run's folder when all ranks are there and nothing can be wrong any more."""
 
@@ -197,28 +180,19 @@ class _Begin(Callback):
             self._run.begin(self._overwrite)
 
 
-def make_module(run: Run) -> "SpectrumModule | ClipModule | ImageModule":
-    """Return the module of a kind of training, with the weights that it starts from."""
-    settings = run.settings
+def module_class(settings: Training) -> type[Any]:
+    """Return the module of a kind of training; made from its settings, it has the weights to start from."""
     if isinstance(settings, SpectrumTraining):
         from astroclip.training.masked_spectra import SpectrumModule
 
-        return SpectrumModule(settings)
+        return SpectrumModule
     if isinstance(settings, ClipTraining):
         from astroclip.training.alignment import ClipModule
 
-        return ClipModule(settings)
+        return ClipModule
     from astroclip.training.self_distillation import ImageModule
 
-    return ImageModule(settings)
-
-
-def _load_result(run: Run) -> tuple[ModelConfig, AstroCLIP]:
-    """Return the model of the chosen checkpoint, on the CPU."""
-    module = make_module(run)
-    module.load_state_dict(_read_checkpoint(run.chosen)["state_dict"])
-    config, model = module.trained_model()
-    return config, model.eval()
+    return ImageModule
 
 
 def _read_checkpoint(path: Path) -> dict[str, Any]:

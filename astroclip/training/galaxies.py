@@ -5,7 +5,6 @@ Shapes: N rows, B rows of a batch, S = 7781 wavelengths.
 
 import os
 from collections.abc import Sequence
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -62,13 +61,13 @@ class Galaxies:
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
-        self._files: Files | None = None
+        files = _open(self.path)
+        self._files: Files | None = files
         self._pid = os.getpid()
         self.columns: tuple[str, ...] = (str(PairsKey.IMAGE),)
-        with closing(_open(self.path)) as files:
-            if isinstance(files, Pairs):
-                self.columns = (*files.columns, *files.labels)
-            self.split = _find_parts(files)
+        if isinstance(files, Pairs):
+            self.columns = (*files.columns, *files.labels)
+        self.split = _find_parts(files)
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_files": None}
@@ -116,18 +115,14 @@ class Galaxies:
 
     def _read_rows(self, columns: Sequence[str], rows: NDArray[np.int64]) -> dict[str, list[NDArray[Any]]]:
         """Read ascending rows, each on its own in a list; columns that the files do not have are left out."""
-        files = self._open_here()
+        if self._files is None or self._pid != os.getpid():  # no handle is used on both sides of a fork
+            self._files, self._pid = _open(self.path), os.getpid()
+        files = self._files
         if isinstance(files, Pairs):
             blocks = [files.read(columns, rows[first], rows[last - 1] + 1) for first, last in runs(rows)]
             found = [name for name in columns if name in self.columns]
             return {name: [row for block in blocks for row in _usable(block[name])] for name in found}
         return {PairsKey.IMAGE: list(files.read(rows).flux)}
-
-    def _open_here(self) -> Files:
-        """Return the files, opened by this process: a handle must not be used on both sides of a fork."""
-        if self._files is None or self._pid != os.getpid():
-            self._files, self._pid = _open(self.path), os.getpid()
-        return self._files
 
 
 def _open(path: Path) -> Files:

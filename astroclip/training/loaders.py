@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+import numpy as np
 from lightning import LightningDataModule
 from torch.utils.data import DataLoader
 
@@ -31,19 +32,18 @@ class Loaders(LightningDataModule):
         weighted = isinstance(settings, SpectrumTraining) and settings.loss == "ivar"
         if weighted and PairsKey.IVAR not in self._source.columns:
             raise DataError(f"{data.path}: has no 'ivar', which loss=ivar needs; use loss=mse")
-        self._training(0, self._run.devices)
+        self._source.read(self._columns, np.zeros(1, np.int64))  # what is missing shows before any worker
+        self._loader(Split.TRAIN, 0, self._run.devices)
         if data.validation_rows:
-            self._validation(0, self._run.devices)
+            self._loader(Split.VALIDATION, 0, self._run.devices)
 
     def train_dataloader(self) -> DataLoader[Batch]:
         """Return endless batches."""
-        return self._training(*self._rank())
+        return self._loader(Split.TRAIN, *self._rank())
 
     def val_dataloader(self) -> DataLoader[Batch] | list[DataLoader[Batch]]:
         """Return the batches of the validation part, if there is one."""
-        if not self._run.data.validation_rows:
-            return []
-        return self._validation(*self._rank())
+        return self._loader(Split.VALIDATION, *self._rank()) if self._run.data.validation_rows else []
 
     def _rank(self) -> tuple[int, int]:
         """Return the rank and the number of ranks."""
@@ -51,30 +51,10 @@ class Loaders(LightningDataModule):
             raise TypeError("the loaders of a rank are made by a trainer")
         return self.trainer.global_rank, self.trainer.world_size
 
-    def _training(self, rank: int, world: int) -> DataLoader[Batch]:
-        data, seed = self._run.settings.data, self._run.settings.run.seed
+    def _loader(self, part: Split, rank: int, world: int) -> DataLoader[Batch]:
+        """Return the loader of one part for one rank."""
+        data, run = self._run.settings.data, self._run.settings.run
         return make_loader(
-            self._source,
-            self._columns,
-            Split.TRAIN,
-            data.batch_size,
-            run_rows=data.run_rows,
-            seed=seed,
-            rank=rank,
-            world=world,
-            start_batch=self._first,
-            workers=data.workers,
-        )
-
-    def _validation(self, rank: int, world: int) -> DataLoader[Batch]:
-        data, limit = self._run.settings.data, self._run.settings.run.val_batches
-        return make_loader(
-            self._source,
-            self._columns,
-            Split.VALIDATION,
-            data.batch_size,
-            rank=rank,
-            world=world,
-            workers=data.workers,
-            limit=limit,
-        )
+            self._source, self._columns, part, data.batch_size, run_rows=data.run_rows, seed=run.seed,
+            rank=rank, world=world, start_batch=self._first, workers=data.workers, limit=run.val_batches,
+        )  # fmt: skip

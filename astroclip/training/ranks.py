@@ -51,7 +51,7 @@ def gather_rows(x: Tensor) -> Tensor:
 
 def over_ranks(x: Tensor, operation: Literal["sum", "max"] = "sum") -> Tensor:
     """Return the sum, or maximum, of `x` over all ranks, without gradient; alone, `x` itself."""
-    if count_ranks() > 1:
+    if dist.is_available() and dist.is_initialized():
         dist.all_reduce(x, dist.ReduceOp.SUM if operation == "sum" else dist.ReduceOp.MAX)
     return x
 

@@ -135,7 +135,7 @@ class Run:
         source = f"astroclip train {self.kind}"
         parts = count_parts(model.state_dict())
         card = make_card(config, parts, source, self._tell(rows, outcome))
-        save_model(model, config, self.folder, card, overwrite=True)
+        save_model(model.eval(), config, self.folder, card, overwrite=True)
 
     def _tell(self, rows: list[Row], outcome: str) -> str:
         """Return the part of the model card on training."""

@@ -119,8 +119,12 @@ def write_spec(
     columns: dict[str, ArrayLike] | None = None,
     omit: Sequence[str] = (),
     specobj: str = "SPECOBJ",
+    facts: dict[str, Any] | None = None,
 ) -> dict[str, NDArray]:
-    """Write an SDSS spec file and return its COADD columns; `omit` names columns or HDUs to leave out."""
+    """Write an SDSS spec file and return its COADD columns; `omit` names columns or HDUs to leave out.
+
+    `facts` are other or more columns of SPECOBJ.
+    """
     rng = np.random.default_rng(seed)
     size = 3800
     coadd: dict[str, Any] = {
@@ -131,11 +135,11 @@ def write_spec(
         "or_mask": np.zeros(size, "i4"),
     }
     coadd |= columns or {}
-    facts = {"PLATE": plate, "MJD": mjd, "FIBERID": fiber, "PLUG_RA": ra, "PLUG_DEC": dec}
-    facts |= {"Z": 0.1, "Z_ERR": 1e-5, "ZWARNING": 0, "CLASS": "GALAXY"}
+    said: dict[str, Any] = {"PLATE": plate, "MJD": mjd, "FIBERID": fiber, "PLUG_RA": ra, "PLUG_DEC": dec}
+    said |= {"Z": 0.1, "Z_ERR": 1e-5, "ZWARNING": 0, "CLASS": "GALAXY"} | (facts or {})
     hdus = [fits.PrimaryHDU(header=fits.Header({"BUNIT": unit} if unit else {}))]
     hdus += [_table({k: v for k, v in coadd.items() if k not in omit}, "COADD")] * ("COADD" not in omit)
-    hdus += [_table({k: np.array([v]) for k, v in facts.items()}, specobj)] * (specobj not in omit)
+    hdus += [_table({k: np.array([v]) for k, v in said.items()}, specobj)] * (specobj not in omit)
     path.parent.mkdir(parents=True, exist_ok=True)
     fits.HDUList(hdus).writeto(path, overwrite=True)
     return coadd

@@ -194,7 +194,7 @@ def test_full_disk_is_told_first(survey, tmp_path, monkeypatch):
 
 
 def test_coadds_that_vanish_stop_the_run_and_it_goes_on(survey, tmp_path, monkeypatch):
-    from astroclip.crossmatch import outputs as write
+    from astroclip.crossmatch import match_outputs as write
     from astroclip.crossmatch import pair_pixels as pixels
 
     monkeypatch.setattr(pixels, "BLOCK_PAIRS", 2)

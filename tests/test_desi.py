@@ -6,32 +6,37 @@ import fitsio
 import numpy as np
 import pytest
 from astropy.io import fits
-from builders import FLUX_UNIT, truncate, write_coadd, write_redrock
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from builders import ARM_SLICES, FLUX_UNIT, truncate, write_coadd, write_redrock
+from builders_who import who
 
 from astroclip.data import desi
+from astroclip.data.coadd_sets import CoaddFiles
 from astroclip.data.grid import NODATA
 from astroclip.errors import DataError
 from astroclip.schema import N_WAVE, desi_wave
 
 
-def stack(path, row, arms=("B", "R", "Z")):
-    """Combine the arms of one row with loops, the textbook way."""
+def stack_arms(arms):
+    """Combine arms (wave, flux, ivar, mask) of one spectrum with loops, the textbook way."""
     weight, total, bits = {}, {}, {}
-    with fits.open(path) as hdus:
-        for arm in arms:
-            wave, flux, ivar, mask = (hdus[f"{arm}_{k}"].data for k in ("WAVELENGTH", "FLUX", "IVAR", "MASK"))
-            for k in range(len(wave)):
-                pixel = round((float(wave[k]) - 3600) / 0.8)
-                bits[pixel] = bits.get(pixel, 0) | int(mask[row][k])
-                if mask[row][k] == 0 and ivar[row][k] > 0:
-                    weight[pixel] = weight.get(pixel, 0.0) + float(ivar[row][k])
-                    total[pixel] = total.get(pixel, 0.0) + float(ivar[row][k]) * float(flux[row][k])
+    for wave, flux, ivar, mask in arms:
+        for k in range(len(wave)):
+            pixel = round((float(wave[k]) - 3600) / 0.8)
+            bits[pixel] = bits.get(pixel, 0) | int(mask[k])
+            if mask[k] == 0 and ivar[k] > 0:
+                weight[pixel] = weight.get(pixel, 0.0) + float(ivar[k])
+                total[pixel] = total.get(pixel, 0.0) + float(ivar[k]) * float(flux[k])
     flux, ivar = np.zeros(N_WAVE), np.zeros(N_WAVE)
     for pixel, w in weight.items():
         flux[pixel], ivar[pixel] = total[pixel] / w, w
     return flux, ivar, bits
+
+
+def stack(path, row, arms=("B", "R", "Z")):
+    """Combine the arms of one row of a file."""
+    with fits.open(path) as hdus:
+        parts = [[hdus[f"{arm}_{k}"].data for k in ("WAVELENGTH", "FLUX", "IVAR", "MASK")] for arm in arms]
+        return stack_arms((wave, *(values[row] for values in rest)) for wave, *rest in parts)
 
 
 def check_stack(path, row, spectra, at=None, arms=("B", "R", "Z")):
@@ -124,7 +129,7 @@ def test_missing_arm_is_not_covered(tmp_path):
     with desi.open_coadd(path) as coadd:
         spectra = coadd.read()
     check_stack(path, 0, spectra, arms=("B", "Z"))
-    gap = (spectra.wave > 5800.4) & (spectra.wave < 7519.6)
+    gap = (desi_wave() > 5800.4) & (desi_wave() < 7519.6)
     assert not spectra.ivar[:, gap].any()
     assert (spectra.mask[:, gap] == NODATA).all()
 
@@ -163,7 +168,6 @@ def test_pixels_beyond_the_grid_are_left_out(tmp_path):
 
 WAVE_B = desi_wave()[:2751]
 BROKEN = {
-    "no fibermap": ({"omit": ["FIBERMAP"]}, "no HDU 'FIBERMAP'"),
     "no targetid": ({"omit": ["TARGETID"]}, "no column TARGETID"),
     "no arm": ({"arms": []}, "none of the HDUs"),
     "no ivar": ({"omit": ["R_IVAR"]}, "no HDU 'R_IVAR'"),
@@ -245,17 +249,6 @@ def test_scaled_columns_are_unscaled(tmp_path):
         np.testing.assert_array_equal(coadd.targetid, [1, 2, 3, 4])
 
 
-def test_is_coadd(tmp_path, survey_data):
-    write_coadd(tmp_path / "a.fits", arms=["Z"])
-    (tmp_path / "b.fits").write_bytes(b"not FITS at all")
-    assert desi.is_coadd(tmp_path / "a.fits")
-    assert desi.is_coadd(survey_data / "desi" / "coadd-sv3-dark-26065.fits.gz")
-    others = [tmp_path / "b.fits", tmp_path / "none.fits", tmp_path]
-    others += [survey_data / "desi" / "redrock-special-dark-27247.fits"]
-    others += sorted((survey_data / "sdss").glob("*.fits"))
-    assert not any(desi.is_coadd(path) for path in others)
-
-
 def test_redrock(tmp_path):
     coadd = tmp_path / "coadd-main-bright-7.fits.gz"
     assert desi.redrock_path(coadd) is None
@@ -288,82 +281,160 @@ def test_find_coadds(tmp_path, survey_data):
         desi.find_coadds(tmp_path / "nowhere")
 
 
-def test_index_of_real_files(survey_data):
-    index = desi.index_coadds(desi.find_coadds(survey_data / "desi"))
-    assert index.unreadable == []
-    assert (np.diff(index.targetid) > 0).all()
-    match = index.lookup(index.targetid)
-    np.testing.assert_array_equal(match.file, index.file)
-    np.testing.assert_array_equal(match.row, index.row)
+def test_files_of_any_name_are_found_by_their_content(tmp_path, survey_data):
+    """Coadds first, else exposures, else whatever has the arms of DESI."""
+    write_coadd(tmp_path / "my targets.fits", arms=["Z"])
+    write_coadd(tmp_path / "below" / "no-fibermap.fits.gz", omit=["FIBERMAP"])
+    (tmp_path / "junk.fits").write_bytes(b"not FITS at all")
+    for other in sorted((survey_data / "sdss").glob("*.fits")):
+        (tmp_path / other.name).symlink_to(other)
+    (tmp_path / "table.fits").symlink_to(survey_data / "desi" / "redrock-special-dark-27247.fits")
+    found = [path.name for path in desi.find_coadds(tmp_path)]
+    assert sorted(found) == ["my targets.fits", "no-fibermap.fits.gz"]
+    write_coadd(tmp_path / "spectra-main-dark-1.fits")
+    assert [path.name for path in desi.find_coadds(tmp_path)] == ["spectra-main-dark-1.fits"]
+    write_coadd(tmp_path / "coadd-main-dark-1.fits")
+    assert [path.name for path in desi.find_coadds(tmp_path)] == ["coadd-main-dark-1.fits"]
+
+
+def test_rows_without_a_fibermap_have_numbers_only(tmp_path):
+    path = tmp_path / "coadd.fits"
+    write_coadd(path)
+    with desi.open_coadd(path) as coadd:
+        whole = coadd.read()
+    write_coadd(path, omit=["FIBERMAP"])
+    with desi.open_coadd(path) as coadd:
+        assert list(coadd.targetid) == [-1] * 4
+        np.testing.assert_array_equal(coadd.read([3, 1]).flux, whole.flux[[3, 1]])
+        np.testing.assert_array_equal(coadd.read_targets(np.array([1, 2])).flux, whole.flux[[1, 2]])
+
+
+def test_exposures_of_a_target_are_their_inverse_variance_mean(tmp_path):
+    """Against loops; a target of one exposure stays bit for bit, and fibres without a target as they are."""
+    path = tmp_path / "spectra-main-dark-1.fits"
+    write_coadd(path, targetid=[7, 5, 7, -3, 7, 6, -3], seed=3)
+    with desi.open_coadd(path) as coadd:
+        rows = coadd.read()
+        spectra = coadd.read_targets(np.array([0, 1, 3, 6]))
+    for part in ("flux", "ivar", "mask"):
+        for at, row in ((1, 1), (2, 3), (3, 6)):
+            np.testing.assert_array_equal(getattr(spectra, part)[at], getattr(rows, part)[row])
+    exposures = [0, 2, 4]
+    for pixel in [*range(0, N_WAVE, 97), *range(2700, 2751)]:
+        ivar = rows.ivar[exposures, pixel].astype(float)
+        flux = rows.flux[exposures, pixel].astype(float)
+        if ivar.sum():
+            assert spectra.flux[0, pixel] == pytest.approx((ivar * flux).sum() / ivar.sum(), rel=1e-6)
+            assert spectra.mask[0, pixel] == 0
+        else:
+            assert spectra.flux[0, pixel] == 0
+            assert spectra.mask[0, pixel] == np.bitwise_or.reduce(rows.mask[exposures, pixel])
+        assert spectra.ivar[0, pixel] == pytest.approx(ivar.sum(), rel=1e-6)
+    assert (rows.ivar[exposures] == 0).all(axis=0).sum() == (spectra.ivar[0] == 0).sum()
+
+
+@pytest.mark.parametrize("arms", [["B", "Z"], ["R"], ["B"]])
+def test_a_missing_arm_has_no_wavelengths(tmp_path, arms):
+    path = tmp_path / "coadd.fits"
+    write_coadd(path, arms=arms)
+    with desi.open_coadd(path) as coadd:
+        spectra = coadd.read()
+    covered = np.isin(np.arange(N_WAVE), np.concatenate([np.arange(N_WAVE)[ARM_SLICES[arm]] for arm in arms]))
+    np.testing.assert_array_equal(np.isfinite(spectra.wave), covered)
+    np.testing.assert_array_equal(spectra.wave[covered], desi_wave()[covered])
+    assert not spectra.good[:, ~covered].any()
+
+
+def test_targets_of_real_files(survey_data):
+    """All are found, each in its file and row."""
+    spectra = CoaddFiles("real", desi.find_coadds(survey_data / "desi"))
+    assert spectra.problems == []
+    (everybody,) = spectra.blocks()
+    match = spectra.match(everybody)
+    np.testing.assert_array_equal(match.row, np.arange(len(spectra)))
     assert not match.ambiguous.any()
-    for file, path in enumerate(index.files):
-        mine = index.file == file
-        np.testing.assert_array_equal(
-            fitsio.read(path, ext="FIBERMAP", columns="TARGETID")[index.row[mine]], index.targetid[mine]
-        )
-    tags = dict(zip([p.name for p in index.files], zip(*index[1:4], strict=True), strict=True))
-    assert tags["coadd-sv3-dark-26065.fits.gz"] == ("sv3", "dark", 26065)
-    assert tags["coadd-4-80613-thru20210324.fits"] == ("", "", -1)
+    file, row = spectra.locate(match.row)
+    for i, path in enumerate(spectra.files):
+        ids = fitsio.read(path, ext="FIBERMAP", columns="TARGETID")
+        np.testing.assert_array_equal(ids[row[file == i]], everybody.ids["TARGETID"][file == i])
+    names = np.array([path.name for path in spectra.files])[file]
+    assert set(everybody.ids["SURVEY"][names == "coadd-sv3-dark-26065.fits.gz"]) == {"sv3"}
+    assert set(everybody.ids["HEALPIX"][names == "coadd-sv3-dark-26065.fits.gz"]) == {26065}
+    assert set(everybody.ids["PROGRAM"][names == "coadd-4-80613-thru20210324.fits"]) == {""}
+    placed = np.isfinite(everybody.ra)
+    by_position = spectra.match(who(everybody.ra, everybody.dec))
+    np.testing.assert_array_equal(by_position.row >= 0, placed)
+    spectra.close()
 
 
-def test_lookup_tells_surveys_apart(tmp_path):
+def test_targets_of_files_tell_surveys_apart(tmp_path):
     write_coadd(tmp_path / "coadd-main-dark-8.fits", targetid=[1, 2])
     write_coadd(tmp_path / "coadd-sv1-bright-8.fits", targetid=[2, 3])
     card = {"SURVEY": "sv1", "PROGRAM": "dark", "HPXPIXEL": 9}
     write_coadd(tmp_path / "coadd-unnamed.fits", targetid=[2], header=card)
     (tmp_path / "coadd-bad-dark-1.fits").write_bytes(b"junk")
-    index = desi.index_coadds(desi.find_coadds(tmp_path))
-    assert [(p.name, "coadd-bad-dark-1.fits" in why) for p, why in index.unreadable] == [
+    spectra = CoaddFiles("three", desi.find_coadds(tmp_path))
+    assert [(p.name, "coadd-bad-dark-1.fits" in why) for p, why in spectra.problems] == [
         ("coadd-bad-dark-1.fits", True)
     ]
-    match = index.lookup([2, 1, 99, 3])
-    assert list(match.file) == [0, 0, -1, 1]
-    assert list(match.row) == [1, 0, -1, 1]
-    assert list(match.ambiguous) == [True, False, False, False]
-    match = index.lookup(
-        [2, 2, 2, 2], survey=["sv1 ", "main", "sv1", ""], program=["dark", "dark", "bright", ""]
-    )
-    assert list(match.file) == [2, 0, 1, 0]
-    assert list(match.ambiguous) == [False, False, False, True]
-    assert list(index.lookup([2, 2], healpix=[9, -1]).file) == [2, 0]
-    assert list(index.lookup([2], survey=np.array([b"sv1   "]), program="bright", healpix=8).file) == [1]
-    assert list(index.lookup([3], survey="main").file) == [-1]
+
+    def places(**ids):
+        match = spectra.match(who(**ids))
+        file, row = spectra.locate(match.row)
+        found = match.row >= 0
+        return list(zip(np.where(found, file, -1), row, match.ambiguous, strict=True))
+
+    assert places(TARGETID=[2, 1, 99, 3]) == [(0, 1, True), (0, 0, False), (-1, -1, False), (1, 1, False)]
+    surveys = {"SURVEY": ["sv1", "main", "sv1", ""], "PROGRAM": ["dark", "dark", "bright", ""]}
+    assert places(TARGETID=[2] * 4, **surveys) == [
+        (2, 0, False), (0, 1, False), (1, 0, False), (0, 1, True)
+    ]  # fmt: skip
+    assert [file for file, *_ in places(TARGETID=[2, 2], HEALPIX=[9, -1])] == [2, 0]
+    assert places(TARGETID=[3], SURVEY=["main"]) == [(-1, -1, False)]
+    assert spectra.read(np.array([3, 0, 3])).flux.shape == (3, N_WAVE)
+    with pytest.raises(IndexError, match="of 5"):
+        spectra.read([5])
+
+
+def test_sky_fibres_are_not_found_by_position(tmp_path):
+    path = tmp_path / "coadd-main-dark-8.fits"
+    write_coadd(path, targetid=[1, 2, 3, 4], columns={"OBJTYPE": ["TGT", "SKY", "BAD", "TGT"]})
+    spectra = CoaddFiles("one", [path])
+    ra, dec = np.linspace(10, 10.1, 4), np.linspace(-5, -5.1, 4)
+    assert spectra.match(who(ra, dec)).row.tolist() == [0, -1, -1, 3]
+    assert spectra.match(who(TARGETID=[2])).row.tolist() == [1]
 
 
 @pytest.mark.parametrize("known", [0, 1, 2, 3])
-def test_an_index_that_grows_is_the_index_of_all(tmp_path, known):
+def test_files_that_are_added_are_as_if_they_had_been_there(tmp_path, known):
     for name, targetid in (("main-dark-8", [1, 4]), ("sv1-bright-8", [4, 3]), ("sv3-dark-9", [2, 4])):
         write_coadd(tmp_path / f"coadd-{name}.fits", targetid=targetid)
     paths = desi.find_coadds(tmp_path)
-    grown = desi.index_coadds(paths, desi.index_coadds(paths[:known]))
-    for one, whole in zip(grown, desi.index_coadds(paths), strict=True):
-        assert list(one) == list(whole)
-        assert getattr(one, "dtype", None) == getattr(whole, "dtype", None)
+    grown, whole = CoaddFiles("grown", paths[:known]), CoaddFiles("whole", paths)
+    grown.update(paths)
+    asked = who(TARGETID=[4, 1, 2, 3, 9], SURVEY=["sv3", "", "", "", ""])
+    for one, other in zip(grown.match(asked), whole.match(asked), strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert grown.files == whole.files
+    np.testing.assert_array_equal(grown.read([5, 0]).flux, whole.read([5, 0]).flux)
+    assert CoaddFiles("none", []).match(asked).row.tolist() == [-1] * 5
 
 
-def test_empty_index():
-    index = desi.index_coadds([])
-    assert list(index.lookup([1, 2]).file) == [-1, -1]
+def test_a_file_is_opened_once_and_a_broken_one_too(tmp_path, monkeypatch):
+    for i in range(3):
+        write_coadd(tmp_path / f"coadd-main-dark-{i}.fits", targetid=[10 * i + k for k in range(4)])
+    truncate(tmp_path / "coadd-main-dark-2.fits", 0.5)
+    spectra = CoaddFiles("three", desi.find_coadds(tmp_path))
+    opened = []
 
+    def note(path):
+        opened.append(path.name)
+        return desi.open_coadd(path)
 
-@settings(max_examples=200, deadline=None)
-@given(
-    st.lists(st.tuples(st.integers(-3, 8), st.sampled_from(["", "main", "sv1"])), max_size=30),
-    st.lists(st.tuples(st.integers(-3, 8), st.sampled_from(["", "main", "sv1"])), max_size=12),
-)
-def test_lookup_agrees_with_a_search(entries, queries):
-    """One entry a file: the answer is the first entry that fits, and how many fit."""
-    ids = np.array([e[0] for e in entries], np.int64)
-    order = np.argsort(ids, kind="stable")
-    n = len(entries)
-    index = desi.CoaddIndex(
-        [], np.array([e[1] for e in entries], str), np.full(n, "", str), np.full(n, -1),
-        ids[order], np.arange(n, dtype=np.int32)[order], np.zeros(n, np.int32), [],
-    )  # fmt: skip
-    match = index.lookup([q[0] for q in queries], survey=np.array([q[1] for q in queries], str))
-    for k, (targetid, survey) in enumerate(queries):
-        fits_ = [
-            i for i, (t, s) in enumerate(entries) if t == targetid and (s == survey or not s or not survey)
-        ]
-        assert match.file[k] == (fits_[0] if fits_ else -1)
-        assert match.ambiguous[k] == (len(fits_) > 1)
+    monkeypatch.setattr("astroclip.data.coadd_sets.open_coadd", note)
+    spectra.read([0, 5, 3, 4, 1])
+    spectra.read([2, 6])
+    for _ in range(2):
+        with pytest.raises(DataError, match="cut short"):
+            spectra.read([8, 0])
+    assert opened == [f"coadd-main-dark-{i}.fits" for i in (0, 1, 2)]

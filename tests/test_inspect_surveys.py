@@ -126,7 +126,7 @@ def test_sdss_spectra(tmp_path):
     shutil.copy(path, tmp_path / "copy")
     report = inspect_file(tmp_path)
     assert (report.kind, report.rows) == (Kind.SPECS, 3)
-    assert "1 files are of a (PLATE, MJD, FIBER) that an earlier file has" in "".join(report.problems)
+    assert "1 files are of a spectrum that an earlier file has" in "".join(report.problems)
     sample = read_sample(path)
     assert_allclose(sample.spectra.wave, 10 ** (3.58 + 1e-4 * np.arange(3800)), rtol=1e-6)
     assert sample.redshifts == [0.1]

@@ -3,21 +3,13 @@
 import numpy as np
 import pytest
 from astropy.coordinates import SkyCoord, angular_separation
+from builders_who import who
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from astroclip.data.lookup import RowLookup
 from astroclip.data.pixels import How
 from astroclip.data.targetid import encode_targetid
-from astroclip.tables.identity import Who
-
-
-def who(ra=None, dec=None, **ids):
-    """Say who n rows are; positions are missing unless given."""
-    ids = {name: np.asarray(values) for name, values in ids.items()}
-    n = len(next(iter(ids.values()))) if ids else len(ra)
-    ra, dec = (np.full(n, np.nan) if values is None else np.asarray(values, float) for values in (ra, dec))
-    return Who(ids, ra, dec)
 
 
 def test_targetid_first_then_brick_numbers_then_position():

@@ -6,9 +6,9 @@ import pytest
 from builders import truncate
 from builders_hdf5 import write_hdf5, write_multimodal_images, write_multimodal_spectra
 
-from astroclip.data import multimodal as mmu
 from astroclip.data.grid import NODATA
 from astroclip.data.multimodal_images import open_multimodal_images
+from astroclip.data.multimodal_spectra import open_multimodal_spectra
 from astroclip.data.pixels import How
 from astroclip.errors import DataError
 from astroclip.schema import N_WAVE, desi_wave
@@ -28,39 +28,39 @@ def spectra_folder(tmp_path):
 
 def test_spectra_by_row(spectra_folder):
     path, truth = spectra_folder
-    source = mmu.open_multimodal_spectra(path)
+    source = open_multimodal_spectra(path)
     assert len(source) == 5
     assert source.first.tolist() == [0, 3, 5]
     assert source.object_id.tolist() == ["39627866878511337", "5", "6", "7", "8"]
     wanted = [4, 0, 3, 0]
-    spectra = source.read_spectra(wanted)
+    spectra = source.read(wanted)
     good = ~truth["spectrum_mask"][wanted]
     np.testing.assert_array_equal(spectra.wave, desi_wave())
     np.testing.assert_array_equal(spectra.flux, np.where(good, truth["spectrum_flux"][wanted], 0))
     np.testing.assert_array_equal(spectra.ivar, np.where(good, truth["spectrum_ivar"][wanted], 0))
     np.testing.assert_array_equal(spectra.mask == 0, good)
-    assert source.read_spectra([]).flux.shape == (0, N_WAVE)
+    assert source.read([]).flux.shape == (0, N_WAVE)
     with pytest.raises(IndexError):
-        source.read_spectra([5])
+        source.read([5])
 
 
 def test_zwarn_is_inverted_where_it_is_a_truth_value(spectra_folder, tmp_path):
     path, truth = spectra_folder
-    redshift, good = mmu.open_multimodal_spectra(path).read_redshifts([4, 1, 1])
+    redshift, good = open_multimodal_spectra(path).read_redshifts([4, 1, 1])
     np.testing.assert_array_equal(redshift, truth["Z"][[4, 1, 1]])
     np.testing.assert_array_equal(good, truth["ZWARN"][[4, 1, 1]])
     bits = tmp_path / "bits.hdf5"
     write_multimodal_spectra(bits, ZWARN=np.array([0, 4, 0]), Z=np.array([0.1, 0.2, np.nan]))
-    assert mmu.open_multimodal_spectra(bits).read_redshifts([0, 1, 2])[1].tolist() == [True, False, False]
+    assert open_multimodal_spectra(bits).read_redshifts([0, 1, 2])[1].tolist() == [True, False, False]
     write_multimodal_spectra(bits, omit=["Z", "ZWARN"])
-    redshift, good = mmu.open_multimodal_spectra(bits).read_redshifts([0])
+    redshift, good = open_multimodal_spectra(bits).read_redshifts([0])
     assert np.isnan(redshift[0])
     assert not good[0]
 
 
 def test_match_spectra(spectra_folder):
     path, truth = spectra_folder
-    source = mmu.open_multimodal_spectra(path)
+    source = open_multimodal_spectra(path)
     nowhere = np.full(3, np.nan)
     match = source.match(Who({"TARGETID": np.array([8, 39627866878511337, 99])}, nowhere, nowhere))
     assert match.row.tolist() == [4, 0, -1]
@@ -73,26 +73,32 @@ def test_match_spectra(spectra_folder):
 def test_variants_of_spectra(tmp_path):
     path = tmp_path / "s.hdf5"
     truth = write_multimodal_spectra(path, omit=["spectrum_mask", "spectrum_lambda"])
-    np.testing.assert_array_equal(
-        mmu.open_multimodal_spectra(path).read_spectra([1]).flux, truth["spectrum_flux"][1:2]
-    )
+    np.testing.assert_array_equal(open_multimodal_spectra(path).read([1]).flux, truth["spectrum_flux"][1:2])
     part = slice(100, 7000)
     short = {f"spectrum_{k}": truth[f"spectrum_{k}"][:, part] for k in ("flux", "ivar")}
     write_multimodal_spectra(path, omit=["spectrum_mask"], spectrum_lambda=desi_wave()[part], **short)
-    spectra = mmu.open_multimodal_spectra(path).read_spectra([2, 0])
+    spectra = open_multimodal_spectra(path).read([2, 0])
     np.testing.assert_array_equal(spectra.flux[:, part], truth["spectrum_flux"][[2, 0], part])
     assert (spectra.mask[:, :100] == NODATA).all()
     assert not spectra.ivar[:, 7000:].any()
 
 
-def test_spectra_on_another_grid_are_refused(tmp_path):
+def test_spectra_on_other_grids(tmp_path):
+    """SDSS's are on grids of their own, and padded; datasets that differ in length are refused."""
     path = tmp_path / "s.hdf5"
-    write_multimodal_spectra(path, spectrum_lambda=desi_wave() * 1.001)
-    with pytest.raises(DataError, match=r"spectrum_lambda.*not on the grid"):
-        mmu.open_multimodal_spectra(path).read_spectra([0])
+    truth = write_multimodal_spectra(path, spectrum_lambda=desi_wave() * 1.001, omit=["spectrum_mask"])
+    spectra = open_multimodal_spectra(path).read([2, 0])
+    np.testing.assert_allclose(spectra.wave, desi_wave() * 1.001)
+    np.testing.assert_array_equal(spectra.flux, truth["spectrum_flux"][[2, 0]])
+    own = np.tile(3600 * 10 ** (1e-4 * np.arange(N_WAVE)), (3, 1))
+    own[0, 4000:], own[1, 4100:] = -1, 0
+    write_multimodal_spectra(path, spectrum_lambda=own, omit=["spectrum_mask"])
+    spectra = open_multimodal_spectra(path).read([0, 1, 2])
+    assert np.isfinite(spectra.wave).sum(axis=1).tolist() == [4000, 4100, N_WAVE]
+    assert spectra.good.sum(axis=1).tolist() == [4000, 4100, N_WAVE]
     write_multimodal_spectra(path, spectrum_lambda=desi_wave()[:5000])
     with pytest.raises(DataError, match="Expected the same of all"):
-        mmu.open_multimodal_spectra(path).read_spectra([0])
+        open_multimodal_spectra(path).read([0])
 
 
 @pytest.fixture
@@ -164,7 +170,7 @@ def test_other_units_are_refused(tmp_path, attribute):
     write_multimodal_spectra(tmp_path / "s.hdf5")
     for name, dataset, open_it, expected in (
         ("i", "image_array", open_multimodal_images, "nanomaggy"),
-        ("s", "spectrum_flux", mmu.open_multimodal_spectra, "1e-17 erg"),
+        ("s", "spectrum_flux", open_multimodal_spectra, "1e-17 erg"),
     ):
         with h5py.File(tmp_path / f"{name}.hdf5", "a") as file:
             file[dataset].attrs.update(attribute)
@@ -181,10 +187,10 @@ def test_unusable_files(spectra_folder):
         open_multimodal_images(path)
     truncate(path / ONE, 0.5)
     write_hdf5(path / "a.hdf5", {"spectrum_flux": np.zeros((2, 3)), "object_id": [1], "ra": [1], "dec": [2]})
-    source = mmu.open_multimodal_spectra(path)
+    source = open_multimodal_spectra(path)
     assert [p.name for p, _ in source.problems] == ["a.hdf5", "001-of-001.hdf5"]
     assert "cut short" in source.problems[1][1]
     assert source.object_id.tolist() == ["7", "8"]
     (path / "empty").mkdir()
     with pytest.raises(DataError, match="no file below it is called"):
-        mmu.open_multimodal_spectra(path / "empty")
+        open_multimodal_spectra(path / "empty")

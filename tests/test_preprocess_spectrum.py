@@ -129,6 +129,48 @@ def test_resampling_against_numpy(rng, kind):
     assert all(torch.equal(a, b) for a, b in zip(result, rows, strict=True))
 
 
+def test_each_spectrum_on_its_own_grid_of_its_own_length(rng):
+    """Rows of unequal length, padded with NaN, DESI's own grid among them, are what each is alone."""
+    waves = [
+        10 ** np.arange(3.5797, 3.9642, 1e-4),
+        WAVE,
+        np.arange(3590, 9000, 1.9),
+        WAVE[2000:],
+        np.zeros(0),
+        np.array([5000.0]),
+    ]
+    longest = max(map(len, waves))
+    grid, flux = np.full((len(waves), longest), np.nan), rng.normal(size=(len(waves), longest))
+    for i, wave in enumerate(waves):
+        grid[i, : len(wave)] = wave
+    ivar, mask = rng.uniform(0.5, 2, flux.shape), rng.random(flux.shape) < 0.02
+    together = resample_to_desi(flux, ivar, mask, grid)
+    for i, wave in enumerate(waves[:4]):
+        alone = resample_to_desi(*(v[i : i + 1, : len(wave)] for v in (flux, ivar, mask)), wave)
+        for got, expected in zip(together, alone, strict=True):
+            assert torch.equal(got[i], expected[0])
+    assert not together.covered[4:].any()
+    prepared = prepare_spectra(flux, ivar, mask, grid)
+    assert prepared.bad_fraction[4:].tolist() == [1, 1]
+    assert prepared.coverage[1] == 1
+    assert prepared.flux.isfinite().all()
+
+
+@pytest.mark.parametrize("own", [False, True])
+def test_a_part_without_wavelengths_is_not_covered(rng, own):
+    """As of a coadd without an arm: NaN amid DESI's grid, and amid another."""
+    for wave in (WAVE.copy(), WAVE * 1.01):
+        flux = rng.normal(size=(2, N_WAVE)).astype(np.float32)
+        whole, hole = prepare_spectra(flux, wave=wave), wave.copy()
+        hole[3000:4000] = np.nan
+        part = prepare_spectra(flux, wave=np.stack([hole, hole]) if own else hole)
+        fewer = prepare_spectra(np.delete(flux, np.s_[3000:4000], axis=1), wave=hole[np.isfinite(hole)])
+        assert torch.equal(part.flux, fewer.flux)
+        assert torch.equal(part.coverage, fewer.coverage)
+        assert (part.coverage < whole.coverage).all()
+        assert not part.bad_fraction.any()
+
+
 def test_resampling_propagates_noise(rng):
     """The scatter of many noise spectra is what ivar says, for bins finer than DESI's."""
     wave = np.arange(5000, 5040, 0.29)
@@ -183,7 +225,8 @@ def test_every_second_desi_pixel_is_a_coarser_grid():
     ("wave", "match"),
     [
         (WAVE[::-1], "does not ascend at pixel 1"),
-        (np.r_[WAVE[:7], np.nan, WAVE[8:]], "does not ascend at pixel 7"),
+        (np.r_[WAVE[:7], np.inf, WAVE[8:]], "does not ascend at pixel 7"),
+        (np.r_[WAVE[:7], np.nan, WAVE[6], WAVE[9:]], "does not ascend at pixel 8"),
         (WAVE / 10, "is it in nm"),
         (WAVE / 1e4, "is it in micron"),
         (WAVE / 1e10, "is it in m"),

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from astropy.io import fits
 from builders import truncate, write_coadd, write_spec
+from builders_who import who
 
 from astroclip.data import sdss
 from astroclip.errors import DataError
@@ -105,53 +106,86 @@ def test_unit_of_the_column_comes_first(tmp_path):
         sdss.read_spec(path)
 
 
-def test_is_spec(tmp_path, survey_data):
-    write_spec(tmp_path / "s.fits")
-    write_coadd(tmp_path / "c.fits")
-    assert sdss.is_spec(tmp_path / "s.fits")
-    assert all(sdss.is_spec(path) for path in (survey_data / "sdss").glob("*.fits"))
-    assert not sdss.is_spec(tmp_path / "c.fits")
-    assert not sdss.is_spec(tmp_path / "none.fits")
-
-
-def test_spec_path(tmp_path):
-    flat, deep = tmp_path / "spec-0266-51602-0007.fits", tmp_path / "0266" / "spec-0266-51602-0008.fits"
-    big = tmp_path / "10000" / "spec-10000-57346-0001.fits.gz"
-    for path in (flat, deep, big):
-        path.parent.mkdir(exist_ok=True)
-        path.touch()
-    assert sdss.spec_path(tmp_path, 266, 51602, 7) == flat
-    assert sdss.spec_path(tmp_path, 266, 51602, 8) == deep
-    assert sdss.spec_path(tmp_path, 10000, 57346, 1) == big
-    assert sdss.spec_path(tmp_path, 266, 51602, 9) is None
-
-
 def test_index_of_a_folder(tmp_path):
     write_spec(tmp_path / "0266" / "spec-0266-51602-0007.fits", ra=359.99999, dec=0.0)
     write_spec(tmp_path / "spec-named.fits", plate=5, mjd=6, fiber=7, ra=120, dec=89.9999)
     (tmp_path / "spec-0001-50000-0002.fits").write_bytes(b"junk")
     packed = tmp_path / "spec-0266-51602-0007.fits.gz"
     packed.write_bytes(gzip.compress((tmp_path / "0266" / "spec-0266-51602-0007.fits").read_bytes()))
-    index = sdss.find_specs(tmp_path)
-    names = [path.name for path in index.files]
-    assert [path.name for path, _ in index.unreadable] == ["spec-0001-50000-0002.fits"]
-    file, several = index.lookup([266, 5, 1, 9, -1], [51602, 6, 50000, 9, -1], [7, 7, 2, 9, -1])
-    assert [names[i] if i >= 0 else "" for i in file] == [
+    specs = sdss.open_specs(tmp_path)
+    names = [path.name for path in specs.files]
+    assert [path.name for path, _ in specs.problems] == ["spec-0001-50000-0002.fits"]
+    assert specs.found_by == ("PLATE, MJD, FIBERID", "position")
+    match = specs.match(who(PLATE=[266, 5, 1, 9, -1], MJD=[51602, 6, 50000, 9, -1], FIBERID=[7, 7, 2, 9, -1]))
+    assert [names[i] if i >= 0 else "" for i in match.row] == [
         "spec-0266-51602-0007.fits", "spec-named.fits", "spec-0001-50000-0002.fits", "", ""
     ]  # fmt: skip
-    assert list(several) == [True, False, False, False, False]
-    file, several = index.lookup_position(
-        [0.00001, 300, 50, np.nan], [0.0, 89.9999, 50, 0], radius_arcsec=0.8
+    assert list(match.ambiguous) == [True, False, False, False, False]
+    match = specs.match(who([0.00001, 300, 50, np.nan], [0.0, 89.9999, 50, 0]), 0.8)
+    assert names[match.row[0]].startswith("spec-0266")
+    assert list(match.row[1:]) == [names.index("spec-named.fits"), -1, -1]
+    assert list(match.ambiguous) == [True, False, False, False]
+    with pytest.raises(DataError, match="spec-0001-50000-0002"):
+        specs.read([names.index("spec-0001-50000-0002.fits")])
+
+
+def test_sdss_v_names(tmp_path):
+    """FIELD of six digits and CATALOGID of up to 17, in the name and in SPALL."""
+    long, short = 27021598109009995, 4544940698
+    write_spec(tmp_path / f"spec-102236-60000-{long}.fits", omit=["SPECOBJ"])
+    write_spec(tmp_path / f"spec-015143-59205-{short}.fits", omit=["SPECOBJ"])
+    write_spec(tmp_path / f"spec-allepoch-60010-{long}.fits", omit=["SPECOBJ"])
+    write_spec(tmp_path / "spec-named.fits", specobj="SPALL", facts={"FIELD": 7, "CATALOGID": long + 1})
+    specs = sdss.open_specs(tmp_path)
+    names = [path.name for path in specs.files]
+    assert "CATALOGID" in specs.found_by
+
+    def found(**ids):
+        match = specs.match(who(**ids))
+        return [names[i] if i >= 0 else "" for i in match.row], match.ambiguous.tolist()
+
+    assert found(CATALOGID=[short, long + 1, long + 2]) == (
+        ["spec-015143-59205-4544940698.fits", "spec-named.fits", ""],
+        [False] * 3,
     )
-    assert names[file[0]].startswith("spec-0266")
-    assert list(file[1:]) == [names.index("spec-named.fits"), -1, -1]
-    assert list(several) == [True, False, False, False]
+    assert found(CATALOGID=[long])[1] == [True]
+    by_field = found(CATALOGID=[long] * 3, FIELD=[102236, -1, 3], MJD=[60000, 60010, 60000])
+    assert by_field == (
+        [f"spec-102236-60000-{long}.fits", f"spec-allepoch-60010-{long}.fits", ""],
+        [False] * 3,
+    )
+    assert sdss.read_spec(tmp_path / "spec-named.fits").catalogid == long + 1
+
+
+def test_spectra_of_unequal_length_are_read_together(tmp_path, survey_data):
+    paths = sorted((survey_data / "sdss").glob("spec-*.fits"))
+    lengths = [len(sdss.read_spec(path).wave) for path in paths]
+    assert len(set(lengths)) > 1
+    specs = sdss.open_specs(survey_data / "sdss")
+    spectra = specs.read([1, 0, 1])
+    assert spectra.wave.shape == spectra.flux.shape == (3, max(lengths))
+    for i, row in enumerate((1, 0, 1)):
+        one = sdss.read_spec(paths[row])
+        for part in ("wave", "flux", "ivar", "mask"):
+            np.testing.assert_array_equal(getattr(spectra, part)[i, : lengths[row]], getattr(one, part))
+        assert np.isnan(spectra.wave[i, lengths[row] :]).all()
+        assert not spectra.good[i, lengths[row] :].any()
+
+
+def test_files_of_other_names(tmp_path):
+    write_spec(tmp_path / "a.fits", plate=5, mjd=6, fiber=7)
+    write_coadd(tmp_path / "c.fits")
+    assert [path.name for path in sdss.open_specs(tmp_path).files] == ["a.fits"]
 
 
 def test_index_edge_cases(tmp_path, survey_data):
-    assert sdss.find_specs(tmp_path).lookup([1], [2], [3])[0] == [-1]
-    assert sdss.find_specs(tmp_path).lookup_position([1.0], [2.0])[0] == [-1]
+    nothing = sdss.open_specs(tmp_path)
+    assert nothing.match(who([1.0], [2.0], PLATE=[1], MJD=[2], FIBERID=[3])).row.tolist() == [-1]
     with pytest.raises(DataError, match="no such"):
-        sdss.find_specs(tmp_path / "nowhere")
-    index = sdss.find_specs(survey_data / "sdss" / "NGC3522_SDSS_DR18.fits")
-    assert list(index.plate) == [2488]
+        sdss.open_specs(tmp_path / "nowhere")
+    specs = sdss.open_specs(survey_data / "sdss" / "NGC3522_SDSS_DR18.fits")
+    assert specs.who.ids["PLATE"].tolist() == [2488]
+    junk = tmp_path / "spec-0001-50000-0002.fits"
+    junk.write_bytes(b"junk")
+    with pytest.raises(DataError, match="spec-0001-50000-0002"):  # a file that is named
+        sdss.open_specs(junk)

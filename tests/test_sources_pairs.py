@@ -110,7 +110,7 @@ def test_published_pairs(tmp_path, form):
     np.testing.assert_array_equal(inputs[[0, 2, 4]], flux[[6, 0, 1]])
     nameless = write_table(tmp_path / "d.fits", RA=[10.0], DEC=[1.0])
     for read in (read_images, read_spectra):
-        with pytest.raises(DataError, match=r"(images|rows) .*are found by TARGETID"):
+        with pytest.raises(DataError, match=r"(images|spectra) of .* are found by TARGETID"):
             read(nameless, source)
 
 

@@ -175,7 +175,7 @@ def test_refused_before_anything_is_asked(tmp_path, monkeypatch):
     with open_table(path) as table:
         with pytest.raises(DataError, match="ls-dr10 are found by position, and the table has none"):
             open_inputs(table, "image", "ls-dr10", SIZE, OPTIONS)
-        with pytest.raises(DataError, match="SPARCL are found by TARGETID"):
+        with pytest.raises(DataError, match="spectra of SPARCL DESI-DR1 are found by TARGETID"):
             open_inputs(table, "spectrum", "sparcl", options=OPTIONS)
     path = write_table(tmp_path / "d.fits", TARGETID=np.array([1]), RA=[10.0], DEC=[0.0])
     with open_table(path) as table:

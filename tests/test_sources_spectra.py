@@ -3,12 +3,13 @@
 import numpy as np
 import pytest
 import torch
+from astropy.io import fits
 from builders import truncate, write_coadd, write_spec
 from builders_hdf5 import write_hdf5, write_multimodal_spectra
 from source_rows import NO, OPTIONS, read_spectra, write_table
 
+from astroclip.data.coadd_tree import coadd_path
 from astroclip.data.desi import open_coadd
-from astroclip.data.zcatalog import coadd_path
 from astroclip.errors import DataError, UsageError
 from astroclip.model.inputs import InputOptions, open_inputs
 from astroclip.model.prepare_spectra import prepare_spectra
@@ -46,11 +47,6 @@ def test_spectrum_columns_with_their_own_grid(tmp_path, rng):
     [
         ({"FLUX": np.zeros((2, 50), "f4")}, {}, r"50 pixels and there is no column WAVE"),
         ({"FLUX": np.zeros((2, 7781), "f4")}, {"FLUX": "Jy"}, r"column 'FLUX': flux in 'Jy'"),
-        (
-            {"FLUX": np.zeros((2, 50), "f4"), "WAVE": np.zeros((2, 50))},
-            {"WAVE": "nm"},
-            r"wavelengths in 'nm'",
-        ),
         (
             {"FLUX": np.zeros((2, 7781), "f4"), "IVAR": np.zeros((2, 50), "f4")},
             {},
@@ -144,7 +140,7 @@ def test_spectra_without_a_way_to_find_them(tmp_path):
     for wanted, said in (
         ("coadds", "found by TARGETID"),
         ("sdss", "found by PLATE, MJD, FIBERID or by position"),
-        ("empty", r"no DESI coadd-\*.fits, no SDSS spec-\*.fits and no HDF5"),
+        ("empty", "no model, and no FITS"),
     ):
         with pytest.raises(DataError, match=said):
             read_spectra(path, tmp_path / wanted)
@@ -207,7 +203,7 @@ def test_every_flag_of_a_tree(tmp_path, tree, monkeypatch):
     indexed = read_spectra(write_table(tmp_path / "a.fits", TARGETID=np.array(targetid)), tree)
     assert indexed.flag[1] & EmbedFlag.AMBIGUOUS_SPECTRUM
     with monkeypatch.context() as patch:
-        patch.delattr("astroclip.data.desi.index_coadds")  # the tree needs none
+        patch.delattr("astroclip.data.coadd_sets.CoaddFiles")  # the tree needs none
         for folder in (tree, tree / "healpix"):
             inputs, flag = read_spectra(path, folder)
             assert list(flag) == list(expected)
@@ -243,7 +239,8 @@ def test_every_flag_of_multimodal_spectra(tmp_path):
     ids = np.array([11, 12, 13, 15, 16, -1])
     path = write_table(tmp_path / "a.fits", TARGETID=ids)
     inputs, flag = read_spectra(path, folder)
-    assert list(flag) == [NO, EmbedFlag.BAD_SPECTRUM_PIXELS, NOTHING, BROKEN, NOTHING, NOTHING]
+    partial = EmbedFlag.PARTIAL_COVERAGE  # on a grid of its own that begins at 3603.6 Å
+    assert list(flag) == [NO, EmbedFlag.BAD_SPECTRUM_PIXELS, NOTHING, partial, NOTHING, NOTHING]
     np.testing.assert_array_equal(inputs[0], truth["spectrum_flux"][0])
     assert list(read_spectra(path, folder, InputOptions(max_bad=0.5)).flag[:2]) == [NO, NO]
     by_position = write_table(tmp_path / "b.fits", RA=[10.0, 30.0, 99.0], DEC=[0.0, 0.0, 0.0])
@@ -261,10 +258,10 @@ def test_multimodal_files_that_cannot_be_used(tmp_path, caplog):
     path = write_table(tmp_path / "c.fits", TARGETID=np.array([11]))
     assert list(read_spectra(path, folder).flag) == [NO]
     assert "b.hdf5: no dataset 'spectrum_flux'" in caplog.text
-    with pytest.raises(DataError, match="no dataset 'spectrum_flux'"):
+    with pytest.raises(DataError, match=r"b\.hdf5: a HDF5 file, expected spectra"):
         read_spectra(path, folder / "b.hdf5")
     nameless = write_table(tmp_path / "d.fits", MAG=[20.0])
-    with pytest.raises(DataError, match="found by TARGETID or by position"):
+    with pytest.raises(DataError, match="found by TARGETID, by OBJECT_ID or by position"):
         read_spectra(nameless, folder)
 
 
@@ -275,4 +272,153 @@ def test_multimodal_spectra_that_cover_a_part(tmp_path):
     short = {f"spectrum_{k}": truth[f"spectrum_{k}"][:, part] for k in ("flux", "ivar", "mask")}
     write_multimodal_spectra(path, [11], spectrum_lambda=desi_wave()[part], **short)
     table = write_table(tmp_path / "c.fits", TARGETID=np.array([11]))
-    assert list(read_spectra(table, path).flag) == [EmbedFlag.BAD_SPECTRUM_PIXELS]
+    assert list(read_spectra(table, path).flag) == [EmbedFlag.PARTIAL_COVERAGE]
+
+
+# --- exposures, missing arms, files without a FIBERMAP, frames, broken files -------------------------------
+
+
+def exposures(path, **options):
+    """Write three targets of two exposures each, and return their inverse variance means."""
+    write_coadd(path, targetid=[1, 1, 2, 2, 3, 3], **options)
+    with open_coadd(path) as coadd:
+        combined = coadd.read_targets(np.array([0, 2, 4]))
+    return prepare_spectra(combined.flux, combined.ivar).flux
+
+
+@pytest.mark.parametrize(
+    "name", ["spectra-main-dark-100.fits", "my spectra.fits", "run[1]/all+of(them).fits"]
+)
+@pytest.mark.parametrize("single", [True, False])
+def test_repeated_exposures_are_combined(tmp_path, name, single):
+    expected = exposures(tmp_path / "s" / name)
+    table = write_table(tmp_path / "c.fits", TARGETID=np.array([3, 1, 9, 2]))
+    inputs, flag = read_spectra(table, tmp_path / "s" / name if single else tmp_path / "s")
+    assert list(flag) == [NO, NO, NOTHING, NO]
+    np.testing.assert_array_equal(inputs[[1, 3, 0]], expected)
+
+
+def test_targets_of_several_files_of_exposures_are_ambiguous(tmp_path):
+    expected = exposures(tmp_path / "s" / "spectra-main-dark-1.fits", seed=1)
+    exposures(tmp_path / "s" / "spectra-main-dark-2.fits", seed=2)
+    table = write_table(tmp_path / "c.fits", TARGETID=np.array([2]))
+    inputs, flag = read_spectra(table, tmp_path / "s")
+    assert list(flag) == [EmbedFlag.AMBIGUOUS_SPECTRUM]
+    np.testing.assert_array_equal(inputs[0], expected[1])
+
+
+def test_exposures_themselves_are_rows(tmp_path):
+    path = tmp_path / "spectra-main-dark-100.fits"
+    write_coadd(path, targetid=[1, 1, 2])
+    inputs, flag = read_spectra(path)
+    assert list(flag) == [NO] * 3
+    with open_coadd(path) as coadd:
+        spectra = coadd.read()
+    np.testing.assert_array_equal(inputs, prepare_spectra(spectra.flux, spectra.ivar).flux)
+
+
+def test_coadds_are_found_by_position_too(tmp_path):
+    folder = tmp_path / "coadds"
+    write_coadd(folder / "coadd-sv3-dark-100.fits")  # at RA 10 to 10.1, Dec -5 to -5.1
+    table = write_table(
+        tmp_path / "c.fits", TARGET_RA=[10.1, 10.0 + 0.9 / 3600, 50.0], TARGET_DEC=[-5.1, -5.0, 0.0]
+    )
+    assert list(read_spectra(table, folder).flag) == [NO, NO, NOTHING]
+    near = InputOptions(radius_arcsec=0.5)
+    assert list(read_spectra(table, folder, near).flag) == [NO, NOTHING, NOTHING]
+
+
+@pytest.mark.parametrize("how", ["itself", "file", "folder", "tree"])
+def test_a_coadd_without_an_arm_covers_a_part(tmp_path, how):
+    path = coadd_path(tmp_path / "r" / "healpix", "sv3", "dark", 101)
+    write_coadd(path, arms=["B", "Z"])
+    write_coadd(coadd_path(tmp_path / "r" / "healpix", "sv3", "dark", 102), targetid=[5])
+    keys = {"TARGETID": np.array([5, 2]), "HEALPIX": [102, 101]}
+    if how == "tree":
+        keys |= {"SURVEY": ["sv3"] * 2, "PROGRAM": ["dark"] * 2}
+    table = write_table(tmp_path / "c.fits", **keys)
+    partial = EmbedFlag.PARTIAL_COVERAGE
+    if how == "itself":
+        assert list(read_spectra(path).flag) == [partial] * 4
+    elif how == "file":
+        assert list(read_spectra(table, path).flag) == [NOTHING, partial]
+    else:
+        inputs, flag = read_spectra(table, tmp_path / "r")
+        assert list(flag) == [NO, partial]
+        assert inputs.isfinite().all()
+        gap = (desi_wave() > 5800.4) & (desi_wave() < 7519.6)
+        assert len(inputs[1, torch.from_numpy(gap)].unique()) == 1  # filled with the mean
+
+
+def test_a_coadd_without_a_fibermap_is_found_by_row(tmp_path):
+    path = tmp_path / "coadd.fits"
+    write_coadd(path, omit=["FIBERMAP"])
+    with open_coadd(path) as coadd:
+        spectra = coadd.read()
+    table = write_table(tmp_path / "c.fits", TARGETID=np.arange(4))
+    inputs, flag = read_spectra(table, path)
+    assert list(flag) == [NO] * 4
+    np.testing.assert_array_equal(inputs, prepare_spectra(spectra.flux, spectra.ivar).flux)
+    other = write_table(tmp_path / "d.fits", TARGETID=np.arange(3))
+    with pytest.raises(DataError, match=r"no FIBERMAP.* its 4 spectra.* has 3"):
+        read_spectra(other, path)
+    (tmp_path / "folder").mkdir()
+    path.rename(tmp_path / "folder" / "coadd-x.fits")
+    with pytest.raises(DataError, match=r"coadd-x\.fits: no FIBERMAP"):
+        read_spectra(table, tmp_path / "folder")
+
+
+@pytest.mark.parametrize("single", [True, False])
+def test_a_frame_is_named_with_what_to_use_instead(tmp_path, single):
+    path = tmp_path / "c" / "cframe-b0-00081833.fits"
+    path.parent.mkdir()
+    hdus = [fits.PrimaryHDU(np.ones((2, 2751), "f4")), fits.ImageHDU(np.ones((2, 2751), "f4"), name="IVAR")]
+    hdus += [fits.ImageHDU(desi_wave()[:2751], name="WAVELENGTH")]
+    hdus += [fits.BinTableHDU.from_columns([fits.Column("TARGETID", "K", array=[1, 2])], name="FIBERMAP")]
+    fits.HDUList(hdus).writeto(path)
+    table = write_table(tmp_path / "t.fits", TARGETID=np.array([1]))
+    with pytest.raises(DataError, match=r"DESI frame.*Use the coadd-\*\.fits or spectra-\*\.fits"):
+        read_spectra(table, path if single else path.parent)
+
+
+@pytest.mark.parametrize("fraction", [0.0, 0.02, 0.5, 0.9])
+@pytest.mark.parametrize("kind", ["coadd", "spec", "hdf5"])
+def test_a_named_file_that_is_broken_is_an_error(tmp_path, kind, fraction):
+    path = {
+        "coadd": tmp_path / "coadd-sv3-dark-1.fits",
+        "spec": tmp_path / "spec-0266-51602-0007.fits",
+        "hdf5": tmp_path / "desi.hdf5",
+    }[kind]
+    {"coadd": write_coadd, "spec": write_spec, "hdf5": write_multimodal_spectra}[kind](path)
+    keys = {"PLATE": [266], "MJD": [51602], "FIBERID": [7], "RA": [1.0], "DEC": [1.0]}
+    table = write_table(tmp_path / "t.fits", TARGETID=np.array([1]), **keys)
+    read_spectra(table, path)
+    truncate(path, fraction)
+    with pytest.raises(DataError, match=path.name):
+        read_spectra(table, path)
+
+
+def test_sdss_v_spectra(tmp_path):
+    """In a table of SDSS-V: CATALOGID of 17 digits."""
+    long = 27021598109009995
+    write_spec(tmp_path / "s" / f"spec-102236-60000-{long}.fits", omit=["SPECOBJ"])
+    ids = np.array([long + 1, long])
+    table = write_table(tmp_path / "t.fits", CATALOGID=ids, FIELD=[102236] * 2, MJD=[60000] * 2)
+    assert list(read_spectra(table, tmp_path / "s").flag) == [NOTHING, EmbedFlag.PARTIAL_COVERAGE]
+
+
+def test_spectra_of_unequal_length_in_columns(tmp_path, rng):
+    """Each is what it is alone; the model's input does not depend on its neighbours' lengths."""
+    waves = [10 ** np.arange(3.58, 3.96, 1e-4), desi_wave(), np.arange(4000, 9000, 1.7)]
+    flux = [rng.normal(3, 1, len(wave)) for wave in waves]
+    columns = [
+        fits.Column(name, "PD()", array=np.array([*rows, None], object)[:3])
+        for name, rows in (("FLUX", flux), ("WAVELENGTH", waves))
+    ]
+    fits.BinTableHDU.from_columns(columns).writeto(tmp_path / "t.fits")
+    inputs, flag = read_spectra(tmp_path / "t.fits")
+    partial = EmbedFlag.PARTIAL_COVERAGE
+    assert list(flag) == [partial, NO, partial]
+    for i, wave in enumerate(waves):
+        alone = prepare_spectra(flux[i][None], wave=wave).flux[0]
+        np.testing.assert_allclose(inputs[i], alone, atol=1e-6)

@@ -4,9 +4,11 @@ import json
 
 import numpy as np
 import pytest
+from builders_who import who
 from survey_servers import Answer, serve
 
 from astroclip.data import desi, sparcl
+from astroclip.data.coadd_sets import CoaddFiles
 from astroclip.data.webservice import GIVE_UP_AFTER, Fetched, WebService
 from astroclip.errors import DataError, UsageError
 from astroclip.schema import N_WAVE, desi_wave
@@ -77,13 +79,13 @@ def fetch(server, targets, folder, **options):
 
 def read(folder, targets):
     """Read spectra and redshifts of targets with the readers of DESI's own files."""
-    index = desi.index_coadds(desi.find_coadds(folder))
-    match = index.lookup(targets)
+    coadds = CoaddFiles("fetched", desi.find_coadds(folder))
+    number = coadds.match(who(TARGETID=targets)).row
     parts, redshifts = [], []
-    for file, row in zip(match.file, match.row, strict=True):
-        with desi.open_coadd(index.files[file]) as coadd:
+    for file, row in zip(*coadds.locate(number), strict=True):
+        with desi.open_coadd(coadds.files[file]) as coadd:
             parts.append(coadd.read([row]))
-        redshifts.append(desi.read_redrock(desi.redrock_path(index.files[file]))["Z"][row])
+        redshifts.append(desi.read_redrock(desi.redrock_path(coadds.files[file]))["Z"][row])
     return parts, redshifts
 
 
@@ -145,12 +147,13 @@ def test_a_damaged_file_of_the_folder_is_fetched_again(tmp_path):
         first = fetch(server, TARGETS, tmp_path)
         (path,) = desi.find_coadds(tmp_path)
         path.write_bytes(path.read_bytes()[:2000])
-        known = desi.index_coadds([path])
+        known = CoaddFiles("damaged", [path])
+        assert [file for file, _ in known.problems] == [path]
         again = fetch(server, TARGETS, tmp_path, known=known)
-    assert [file for file, _ in known.unreadable] == [path]
     assert again.status.tolist() == first.status.tolist() == [Fetched.FETCHED] * 4
-    assert again.coadds.targetid.tolist() == sorted(TARGETS)
-    assert again.coadds.unreadable == []
+    (kept,) = again.coadds.blocks()
+    assert sorted(kept.ids["TARGETID"]) == sorted(TARGETS)
+    assert again.coadds.problems == []
 
 
 def test_the_primary_spectrum_is_taken(tmp_path):
@@ -225,7 +228,8 @@ def test_records_that_cannot_be_used(tmp_path, change, message):
         result = fetch(server, TARGETS[:2], tmp_path)
     assert result.status.tolist() == [Fetched.FETCHED, Fetched.UNUSABLE]
     assert message in result.message[1]
-    assert desi.index_coadds(desi.find_coadds(tmp_path)).targetid.tolist() == TARGETS[:1]
+    (kept,) = CoaddFiles("kept", desi.find_coadds(tmp_path)).blocks()
+    assert kept.ids["TARGETID"].tolist() == TARGETS[:1]
 
 
 def test_records_without_mask_or_redshift(tmp_path):

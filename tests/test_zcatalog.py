@@ -9,8 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from astroclip.data import desi, zcatalog
+from astroclip.data.coadd_tree import SpectrumStatus, coadd_path, read_coadds
 from astroclip.data.grid import NODATA
-from astroclip.data.zcatalog import Reject, SpectrumStatus, coadd_path, find_cut, read_coadds
+from astroclip.data.zcatalog import Reject, find_cut
 from astroclip.errors import DataError, UsageError
 
 PLANTED = {

@@ -14,9 +14,9 @@ from astroclip.crossmatch.match_table import MatchedImages, MatchTable, RejectTa
 from astroclip.crossmatch.pair_pixels import PairReader, write_pixels
 from astroclip.crossmatch.plan import CrossmatchSettings, Plan, Progress, coadd_key
 from astroclip.crossmatch.spectra_side import SpectraTable, Targets
+from astroclip.data.coadd_tree import find_coadds_of
 from astroclip.data.pairs import Label, open_pairs, write_pairs
 from astroclip.data.pairs.pairs_format import row_bytes
-from astroclip.data.zcatalog import find_coadds_of
 from astroclip.errors import UsageError
 from astroclip.files import check_space, fingerprint_of, listing_of
 from astroclip.schema import MATCH_HDU

@@ -12,9 +12,9 @@ from astroclip.crossmatch.joined_labels import LabelSet
 from astroclip.crossmatch.match_table import MatchedImages, usable
 from astroclip.crossmatch.plan import Plan, Progress, coadd_key
 from astroclip.crossmatch.spectra_side import Targets
+from astroclip.data.coadd_tree import read_coadds
 from astroclip.data.grid import NODATA
 from astroclip.data.pairs import PairsWriter
-from astroclip.data.zcatalog import read_coadds
 from astroclip.errors import DataError
 from astroclip.schema import PairsKey
 from astroclip.sky import IntArray

@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from astroclip.crossmatch.image_side import ImageSide, Pixels
 from astroclip.crossmatch.match import FalseMatchRate, ObjectMatches, Objects, false_match_rate, match_objects
 from astroclip.crossmatch.spectra_side import Targets
+from astroclip.data.coadd_tree import SpectrumStatus, check_coadds, find_coadds_of
 from astroclip.data.pairs import SplitSettings
 from astroclip.data.pairs.split import check_split
-from astroclip.data.zcatalog import SpectrumStatus, check_coadds, find_coadds_of
 from astroclip.errors import UsageError
 from astroclip.schema import PairsKey, Reason
 from astroclip.sky import Find, FloatArray, IntArray, Positions, check_search, has_position

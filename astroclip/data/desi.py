@@ -5,18 +5,21 @@ Shapes: n rows of a file, m rows asked for, S = 7781 wavelengths of the combined
 """
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple, Self
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from astroclip.data.fitsfile import FitsFile, check_flux_unit, check_wave_unit
-from astroclip.data.grid import ArmPixels, Spectra, combine_arms, place_on_grid
+from astroclip.data.grid import ArmPixels, combine_arms, combine_exposures, place_on_grid
+from astroclip.data.kinds import Kind, find_fits
 from astroclip.data.lookup import expand_ranges
+from astroclip.data.pixels import Spectra
 from astroclip.errors import DataError
 from astroclip.schema import TARGETID
+from astroclip.tables.identity import Who
 
 ARMS = ("B", "R", "Z")
 PROBED_PIXELS = 64  # of each arm, to see whether anything was measured
@@ -50,17 +53,23 @@ class Coadd:
     path
         The file.
     fibermap
-        FIBERMAP columns by name, (n,) each: TARGETID, and of `FIBERMAP_COLUMNS` those the file has.
+        FIBERMAP columns by name, (n,) each: TARGETID, and of `FIBERMAP_COLUMNS` those the file has. Without
+        a FIBERMAP all TARGETIDs are -1: the rows have numbers only.
     """
 
     def __init__(self, file: FitsFile) -> None:
         self.path = file.path
         self._file = file
-        self.fibermap = file.table("FIBERMAP", [TARGETID], FIBERMAP_COLUMNS)
         names = (COMBINED_ARM,) if f"{COMBINED_ARM}_FLUX" in file else ARMS
-        self._arms = [self._find_arm(arm) for arm in names if f"{arm}_FLUX" in file]
-        if not self._arms:
+        there = [arm for arm in names if f"{arm}_FLUX" in file]
+        if not there:
             raise DataError(f"{self.path}: none of the HDUs B_FLUX, R_FLUX, Z_FLUX, BRZ_FLUX. Not a coadd?")
+        if "FIBERMAP" in file:
+            self.fibermap = file.table("FIBERMAP", [TARGETID], FIBERMAP_COLUMNS)
+        else:
+            rows = (*file.shape(f"{there[0]}_FLUX"), 0)[0]
+            self.fibermap = {TARGETID: np.full(rows, -1, np.int64)}
+        self._arms = [self._find_arm(arm) for arm in there]
 
     def __enter__(self) -> Self:
         return self
@@ -97,6 +106,26 @@ class Coadd:
         unique, inverse = np.unique(wanted, return_inverse=True)
         spectra = combine_arms(len(unique), (self._read_arm(arm, unique) for arm in self._arms))
         return spectra if np.array_equal(unique, wanted) else spectra.take(inverse)
+
+    def read_targets(self, rows: NDArray[np.int64]) -> Spectra:
+        """Read the spectra of targets, by their first rows, ascending.
+
+        Repeated exposures of a target, as in spectra-*.fits, are combined by inverse variance.
+
+        Raises
+        ------
+        DataError
+            If a pixel HDU cannot be read.
+        """
+        order = np.argsort(self.targetid, kind="stable")
+        target = self.targetid[order]
+        low = np.searchsorted(target, self.targetid[rows])
+        count = np.searchsorted(target, self.targetid[rows], side="right") - low
+        alone = (count == 1) | (self.targetid[rows] < 0)
+        if alone.all():
+            return self.read(rows)
+        owner, place = expand_ranges(low, np.where(alone, 1, count))
+        return combine_exposures(self.read(np.where(alone[owner], rows[owner], order[place])), owner)
 
     def is_measured(self, rows: slice | Sequence[int] | NDArray = slice(None)) -> NDArray[np.bool_]:
         """Say which rows have a good pixel: reads some of the middle of each arm, all only if none is good.
@@ -176,17 +205,11 @@ def open_coadd(path: str | Path) -> Coadd:
         raise
 
 
-def is_coadd(path: str | Path) -> bool:
-    """Tell whether `path` is a FITS file with a FIBERMAP and the flux of a DESI arm; reads headers only."""
-    try:
-        with FitsFile(path, whole=False) as file:
-            return "FIBERMAP" in file and any(f"{arm}_FLUX" in file for arm in (*ARMS, COMBINED_ARM))
-    except DataError:
-        return False
-
-
 def find_coadds(folder_or_file: str | Path) -> list[Path]:
-    """Return the coadd-*.fits and coadd-*.fits.gz under a folder, sorted; a file is returned as it is.
+    """Return the files of DESI spectra under a folder, sorted; a file is returned as it is.
+
+    These are coadd-*.fits; without any spectra-*.fits; without any the files that hold such spectra under
+    another name; each of them also ending in .gz.
 
     Raises
     ------
@@ -198,7 +221,7 @@ def find_coadds(folder_or_file: str | Path) -> list[Path]:
         return [root]
     if not root.is_dir():
         raise DataError(f"{root}: no such file or folder")
-    return sorted(p for pattern in ("coadd-*.fits", "coadd-*.fits.gz") for p in root.rglob(pattern))
+    return find_fits(root, ("coadd-", "spectra-"), (Kind.COADD, Kind.SPECTRA))
 
 
 def redrock_path(coadd_path: str | Path) -> Path | None:
@@ -229,132 +252,48 @@ def read_redrock(path: str | Path) -> dict[str, NDArray]:
         )
 
 
-class CoaddMatch(NamedTuple):
-    """Where rows of a catalogue have their spectra, (m,) each.
+class CoaddTargets(NamedTuple):
+    """Targets of a file, one a row: the first row of each in the file, (m,) ascending, and who they are."""
 
-    `file` indexes `CoaddIndex.files` (-1: there is none) and `row` the rows of that file; `ambiguous` says
-    that several spectra fit, the first by file name and row was taken.
-    """
-
-    file: NDArray[np.int64]
     row: NDArray[np.int64]
-    ambiguous: NDArray[np.bool_]
+    who: Who
 
 
-class CoaddIndex(NamedTuple):
-    """Which file and row holds which target: sorted arrays, for releases of 28 million rows.
+def read_targets_of(path: Path) -> CoaddTargets:
+    """Read who is in a file of DESI spectra from its FIBERMAP; pixels are not looked at.
 
-    Attributes
-    ----------
-    files
-        The readable files, F of them.
-    survey, program, healpix
-        (F,) from the file's name or header; "" and -1 where neither tells (tile coadds).
-    targetid, file, row
-        (N,) sorted by TARGETID, then in the files' order. Repeated targets stay.
-    unreadable
-        Files whose targets are not known, and why.
+    Survey, program and HEALPix pixel (nside 64, nested) are those of the file's name, else of its header.
+    Sky fibres and fibres without a target have no position here: they are found by their TARGETID only.
+
+    Raises
+    ------
+    DataError
+        If there is no FIBERMAP, or it cannot be read. That of a file cut short behind it can.
     """
-
-    files: list[Path]
-    survey: NDArray[np.str_]
-    program: NDArray[np.str_]
-    healpix: NDArray[np.int64]
-    targetid: NDArray[np.int64]
-    file: NDArray[np.int32]
-    row: NDArray[np.int32]
-    unreadable: list[tuple[Path, str]]
-
-    def lookup(
-        self,
-        targetid: ArrayLike,
-        survey: ArrayLike | None = None,
-        program: ArrayLike | None = None,
-        healpix: ArrayLike | None = None,
-    ) -> CoaddMatch:
-        """Find the spectra of targets.
-
-        TARGETID repeats between surveys and programs: give those as well where the catalogue has them. A
-        blank string or negative pixel, in the catalogue or for a file, rules nothing out.
-
-        Parameters
-        ----------
-        targetid
-            (m,) integers.
-        survey, program, healpix
-            One value, or (m,).
-        """
-        ids = np.asarray(targetid, np.int64)
-        unique, inverse = np.unique(ids, return_inverse=True)  # ascending keys: 10 times faster to search
-        low = np.searchsorted(self.targetid, unique, side="left")
-        count = np.searchsorted(self.targetid, unique, side="right") - low
-        query, entry = expand_ranges(low[inverse], count[inverse])
-        file = self.file[entry]
-        agrees = np.ones(len(query), bool)
-        for wanted, have in ((survey, self.survey), (program, self.program)):
-            if wanted is not None:
-                text = np.char.strip(np.broadcast_to(np.asarray(wanted).astype(str), ids.shape))[query]
-                agrees &= (have[file] == text) | (have[file] == "") | (text == "")
-        if healpix is not None:
-            pixel = np.broadcast_to(np.asarray(healpix, np.int64), ids.shape)[query]
-            agrees &= (self.healpix[file] == pixel) | (self.healpix[file] < 0) | (pixel < 0)
-        query, entry = query[agrees], entry[agrees]
-        found, first = np.unique(query, return_index=True)
-        match = CoaddMatch(
-            np.full(ids.shape, -1), np.full(ids.shape, -1), np.bincount(query, minlength=len(ids)) > 1
-        )
-        match.file[found], match.row[found] = self.file[entry[first]], self.row[entry[first]]
-        return match
+    with FitsFile(path, whole=False) as file:
+        if "FIBERMAP" not in file:
+            raise DataError(
+                f"{path}: no FIBERMAP, so that its spectra have no TARGETID to be found by. Embed the file "
+                "itself: astroclip embed FILE"
+            )
+        table = file.table("FIBERMAP", [TARGETID], ("TARGET_RA", "TARGET_DEC", "OBJTYPE"))
+        place = _where(file)
+    target = table[TARGETID].astype(np.int64)
+    row = find_first_rows(target)
+    aimed = table.get("OBJTYPE", np.full(len(target), "TGT")) == "TGT"
+    nowhere = np.full(len(target), np.nan)
+    position = (
+        np.where(aimed, table.get(name, nowhere), np.nan)[row] for name in ("TARGET_RA", "TARGET_DEC")
+    )
+    columns = zip(("SURVEY", "PROGRAM", "HEALPIX"), place, strict=True)
+    ids = {TARGETID: target[row]} | {name: np.full(len(row), value) for name, value in columns}
+    return CoaddTargets(row, Who(ids, *position))
 
 
-def index_coadds(paths: Iterable[str | Path], known: CoaddIndex | None = None) -> CoaddIndex:
-    """Index the targets of coadd files by reading one FIBERMAP column of each.
-
-    A file that cannot be read is listed in `CoaddIndex.unreadable`, not fatal. A file cut short after its
-    FIBERMAP is indexed; opening it raises. With `known`, the files are added to those of that index, which
-    are not read again; those that it could not read are.
-    """
-    files, tags, ids, unreadable = [], [], [], []
-    read = set(known.files) if known else set()
-    for path in (path for path in map(Path, paths) if path not in read):
-        try:
-            with FitsFile(path, whole=False) as file:
-                targets = file.table("FIBERMAP", [TARGETID])[TARGETID].astype(np.int64)
-                tag = _where(file)
-        except DataError as error:
-            unreadable.append((path, str(error)))
-            continue
-        files.append(path)
-        tags.append(tag)
-        ids.append(targets)
-    counts = [len(i) for i in ids]
-    targetid = np.concatenate([*ids, np.zeros(0, np.int64)])
-    order = np.argsort(targetid, kind="stable")
-    row = np.concatenate([np.arange(n, dtype=np.int32) for n in (*counts, 0)])
-    file_of = np.repeat(np.arange(len(files), dtype=np.int32), counts)
-    new = CoaddIndex(files, *_columns(tags), targetid[order], file_of[order], row[order], unreadable)
-    return _join(known, new) if known else new
-
-
-def _join(first: CoaddIndex, second: CoaddIndex) -> CoaddIndex:
-    """Return the index of the files of both, the second of which is the newer."""
-    second = second._replace(file=second.file + np.int32(len(first.files)))
-
-    def joined(name: str) -> NDArray:
-        return np.concatenate([getattr(first, name), getattr(second, name)])
-
-    targetid, file, row = joined("targetid"), joined("file"), joined("row")
-    order = np.argsort(targetid, kind="stable")
-    return CoaddIndex(
-        first.files + second.files, joined("survey"), joined("program"), joined("healpix"),
-        targetid[order], file[order], row[order], second.unreadable,
-    )  # fmt: skip
-
-
-def _columns(tags: Sequence[tuple[str, str, int]]) -> tuple[NDArray, NDArray, NDArray[np.int64]]:
-    """Return (survey, program, healpix) of files as arrays."""
-    survey, program, healpix = zip(*tags, strict=True) if tags else ((), (), ())
-    return np.array(survey, str), np.array(program, str), np.array(healpix, np.int64)
+def find_first_rows(targetid: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return the first row of each target, ascending; rows without a TARGETID stand for themselves."""
+    _, first, which = np.unique(targetid, return_index=True, return_inverse=True)
+    return np.flatnonzero((first[which] == np.arange(len(targetid))) | (targetid < 0))
 
 
 def _where(file: FitsFile) -> tuple[str, str, int]:

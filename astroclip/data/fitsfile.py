@@ -2,6 +2,7 @@
 
 import gzip
 import re
+import tempfile
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 from astroclip.errors import DataError
 
 BLOCK = 2880  # bytes: FITS files come in blocks of this size
+_PLAIN = re.compile(r"[\w./ -]+", re.ASCII)  # anything else may be CFITSIO's extended file name syntax
 
 
 class FitsFile:
@@ -41,8 +43,8 @@ class FitsFile:
         self.path = Path(path)
         if not self.path.is_file():
             raise DataError(f"{self.path}: no such file")
-        with self._reading("the file"):
-            self._fits = fitsio.FITS(str(self.path))
+        with self._reading("the file"), plain_path(self.path) as plain:
+            self._fits = fitsio.FITS(str(plain))
             self.names = [hdu.get_extname().upper() for hdu in self._fits]
         if whole and not self._is_whole():
             self.close()
@@ -153,6 +155,27 @@ class FitsFile:
             raise DataError(
                 f"{self.path}: cannot read {what} ({reason}). Not FITS, or damaged: fetch it again"
             ) from error
+
+
+@contextmanager
+def plain_path(path: Path) -> Iterator[Path]:
+    """Yield a name of a file for the CFITSIO library, in which no character means anything to it.
+
+    The library takes ``run[1]`` and ``cut+10`` for parts of a file, and cannot be told not to. Where a name
+    has such characters this is a link, gone when the context is left: the file is open then.
+    """
+    if _PLAIN.fullmatch(str(path)):
+        yield path
+        return
+    with tempfile.TemporaryDirectory(prefix="astroclip-") as folder:
+        link = Path(folder, "folder")
+        link.symlink_to(path.absolute().parent)
+        if not _PLAIN.fullmatch(path.name):
+            link = Path(folder, "file.fits")
+            link.symlink_to(path.absolute())
+            yield link
+            return
+        yield link / path.name
 
 
 def _native(values: NDArray) -> NDArray:

@@ -1,44 +1,20 @@
-"""Spectra on the combined DESI grid, 3600 to 9824 Å in steps of 0.8: where pixels fall, and arms combined.
+"""Spectra made ready to travel: which pixels are good, arms and exposures combined, rows of unequal length.
 
-Shapes: m spectra, S = 7781 wavelengths of the combined grid, W pixels of one arm that lie on it.
+Shapes: m spectra, S = 7781 wavelengths of the combined DESI grid, W pixels of one arm that lie on it.
 """
 
-from collections.abc import Iterable
-from typing import NamedTuple, Self
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from astroclip.data.pixels import Spectra
 from astroclip.errors import DataError
 from astroclip.schema import N_WAVE, WAVE_MIN, WAVE_STEP, desi_wave
 
 GRID_TOLERANCE = 1e-3  # Å
 NODATA = 1 << 8  # bit of the spectral mask for "no data" (desispec specmask)
-
-
-class Spectra(NamedTuple):
-    """Spectra on one wavelength grid: they travel together.
-
-    Attributes
-    ----------
-    wave
-        (S,) Å, vacuum.
-    flux
-        (m, S) float32, 1e-17 erg/s/cm²/Å; 0 where `ivar` is 0.
-    ivar
-        (m, S) float32, inverse variance of `flux`; 0 where there is no good measurement.
-    mask
-        (m, S) int32; 0 where `ivar` is positive, never 0 elsewhere.
-    """
-
-    wave: NDArray[np.float64]
-    flux: NDArray[np.float32]
-    ivar: NDArray[np.float32]
-    mask: NDArray[np.int32]
-
-    def take(self, rows: NDArray) -> Self:
-        """Return the spectra of some rows: indices, repeated ones too, or a boolean mask."""
-        return self._replace(flux=self.flux[rows], ivar=self.ivar[rows], mask=self.mask[rows])
 
 
 class ArmPixels(NamedTuple):
@@ -51,8 +27,38 @@ class ArmPixels(NamedTuple):
 
     @property
     def good(self) -> NDArray[np.bool_]:
-        """Which pixels hold a measurement, (m, W): not masked, finite, of positive ivar."""
-        return (self.mask == 0) & np.isfinite(self.flux) & np.isfinite(self.ivar) & (self.ivar > 0)
+        """Which pixels hold a measurement, (m, W)."""
+        return find_good(self.flux, self.ivar, self.mask)
+
+
+def find_good(flux: NDArray, ivar: NDArray, mask: NDArray) -> NDArray[np.bool_]:
+    """Return which pixels hold a measurement: not masked, finite, of positive inverse variance."""
+    return (mask == 0) & np.isfinite(flux) & np.isfinite(ivar) & (ivar > 0)
+
+
+def clean_spectra(
+    wave: NDArray, flux: NDArray, ivar: NDArray | None = None, mask: NDArray | None = None
+) -> Spectra:
+    """Return spectra (m, S) on any grid as they travel: 0 where nothing good was measured, and masked there.
+
+    Parameters
+    ----------
+    wave
+        (S,) or (m, S) Å; not finite or not positive where a spectrum has no pixel.
+    flux
+        (m, S); NaN where it has none.
+    ivar
+        (m, S); without it every finite pixel is good, with ivar 1.
+    mask
+        (m, S) numbers or truth values; 0 is good. Without it nothing is masked.
+    """
+    flux = np.asarray(flux, np.float32)
+    wave = np.where(np.isfinite(wave) & (wave > 0), wave, np.nan).astype(np.float64)
+    ivar = np.ones_like(flux) if ivar is None else np.asarray(ivar, np.float32)
+    bits = np.zeros(flux.shape, np.int32) if mask is None else np.asarray(mask).astype(np.int32)
+    good = find_good(flux, ivar, bits) & np.isfinite(wave)
+    bits = np.where(good, 0, np.where(bits == 0, NODATA, bits)).astype(np.int32)
+    return Spectra(wave, np.where(good, flux, 0), np.where(good, ivar, 0), bits)
 
 
 def place_on_grid(wave: NDArray, where: str) -> tuple[slice, slice]:
@@ -75,13 +81,27 @@ def place_on_grid(wave: NDArray, where: str) -> tuple[slice, slice]:
     return slice(first - int(index[0]), last - int(index[0])), slice(first, last)
 
 
+def place_arm(spectra: Spectra) -> ArmPixels:
+    """Return spectra as an arm, its pixels placed on the combined grid.
+
+    Raises
+    ------
+    DataError
+        If their grid is not a part of that.
+    """
+    if spectra.wave.ndim > 1:
+        raise DataError("spectra with a grid each: not on the grid of DESI coadds")
+    kept, place = place_on_grid(spectra.wave, "spectra")
+    return ArmPixels(place, spectra.flux[:, kept], spectra.ivar[:, kept], spectra.mask[:, kept])
+
+
 def combine_arms(n: int, arms: Iterable[ArmPixels]) -> Spectra:
     """Combine the arms of `n` spectra on the grid 3600 to 9824 Å.
 
     Where arms overlap, the flux is their mean weighted by inverse variance, and `ivar` the sum. A pixel
     that is masked, not finite, or without positive ivar weighs nothing. Where nothing is left, flux
-    and ivar are 0 and the mask is the OR of the arms' masks, or `NODATA`: also over the whole range of
-    an arm that is missing. The arms' flux and ivar are changed in place.
+    and ivar are 0 and the mask is the OR of the arms' masks, or `NODATA`. Where no arm has a pixel, `wave` is
+    NaN too: a missing arm is not covered, rather than bad. The arms' flux and ivar are changed in place.
     """
     flux, ivar = np.zeros((2, n, N_WAVE), np.float32)
     mask, covered = np.zeros((n, N_WAVE), np.int32), np.zeros(N_WAVE, bool)
@@ -94,10 +114,7 @@ def combine_arms(n: int, arms: Iterable[ArmPixels]) -> Spectra:
         flux[:, arm.place], ivar[:, arm.place] = arm.flux, arm.ivar
         mask[:, arm.place] |= arm.mask
         covered[arm.place] = True
-    seen = ivar > 0
-    np.copyto(mask, 0, where=seen)
-    np.copyto(mask, NODATA, where=~seen & (mask == 0))
-    return Spectra(desi_wave(), flux, ivar, mask)
+    return _marked(np.where(covered, desi_wave(), np.nan) if n else desi_wave(), flux, ivar, mask)
 
 
 def _add_weighted(arm: ArmPixels, pixels: NDArray[np.int64], flux: NDArray, ivar: NDArray) -> None:
@@ -110,12 +127,63 @@ def _add_weighted(arm: ArmPixels, pixels: NDArray[np.int64], flux: NDArray, ivar
     arm.ivar[:, pixels] = weight
 
 
+def _marked(wave: NDArray, flux: NDArray, ivar: NDArray, mask: NDArray) -> Spectra:
+    """Return spectra whose mask is 0 where they are measured, and never elsewhere."""
+    seen = ivar > 0
+    np.copyto(mask, 0, where=seen)
+    np.copyto(mask, NODATA, where=~seen & (mask == 0))
+    return Spectra(wave, flux, ivar, mask)
+
+
+def combine_exposures(spectra: Spectra, owner: NDArray[np.int64]) -> Spectra:
+    """Combine exposures of one target: the mean weighted by inverse variance, pixel by pixel.
+
+    Parameters
+    ----------
+    spectra
+        Exposures on one grid (S,).
+    owner
+        (m,) ascending from 0 without a gap: the target of each. One that has a single exposure stays as it
+        is, bit for bit.
+    """
+    first = np.flatnonzero(np.diff(owner, prepend=-1))
+    if len(first) == len(owner):
+        return spectra
+    combined = spectra.take(first)
+    bounds = [*first.tolist(), len(owner)]
+    for target in np.flatnonzero(np.diff(bounds) > 1):
+        rows = slice(bounds[target], bounds[target + 1])
+        ivar = spectra.ivar[rows].astype(np.float64)
+        weight = ivar.sum(axis=0)
+        total = (ivar * spectra.flux[rows]).sum(axis=0)
+        combined.flux[target] = np.divide(total, weight, out=np.zeros_like(total), where=weight > 0)
+        combined.ivar[target] = weight
+        combined.mask[target] = np.bitwise_or.reduce(spectra.mask[rows], axis=0)
+    return _marked(*combined)
+
+
 def stack_spectra(parts: Iterable[Spectra]) -> Spectra:
-    """Return spectra on the combined grid one below the other; none at all is fine."""
-    rows = [combine_arms(0, []), *parts]
-    return Spectra(
-        rows[0].wave,
-        np.concatenate([part.flux for part in rows]),
-        np.concatenate([part.ivar for part in rows]),
-        np.concatenate([part.mask for part in rows]),
-    )
+    """Return spectra one below the other, each on its own grid where these differ; none at all is fine."""
+    every = [part for part in parts if len(part.flux)] or [combine_arms(0, [])]
+    first = every[0].wave
+    if all(part.wave.ndim == 1 and np.array_equal(part.wave, first, equal_nan=True) for part in every):
+        return Spectra(first, *(np.concatenate(values) for values in list(zip(*every, strict=True))[1:]))
+    waves = (np.broadcast_to(part.wave, part.flux.shape) for part in every)
+    columns = [waves, *list(zip(*every, strict=True))[1:]]
+    fills = (np.nan, 0, 0, NODATA)
+    return Spectra(*(_stack_rows(values, fill) for values, fill in zip(columns, fills, strict=True)))
+
+
+def _stack_rows(parts: Iterable[NDArray], fill: float) -> NDArray:
+    """Return the rows of all parts, filled behind the ends of the shorter ones."""
+    return pad_rows([row for part in parts for row in part], fill)
+
+
+def pad_rows(rows: Sequence[NDArray], fill: float) -> NDArray:
+    """Return vectors of unequal length as the rows of an array, filled behind their ends."""
+    length = max((len(row) for row in rows), default=0)
+    dtype = np.result_type(*(row.dtype for row in rows)) if rows else np.dtype(np.float32)
+    padded = np.full((len(rows), length), fill, dtype)
+    for values, row in zip(padded, rows, strict=True):
+        values[: len(row)] = row
+    return padded

@@ -8,6 +8,7 @@ import os
 import re
 import zlib
 from collections import Counter
+from collections.abc import Container, Sequence
 from enum import StrEnum
 from pathlib import Path
 
@@ -216,3 +217,26 @@ def _kind_within(path: Path) -> Kind | None:
     except DataError:
         return Kind.IMAGES if _FITS_NAME.fullmatch(path.name) else None
     return kind if kind in _RANK else _FOLDER_OF.get(kind)
+
+
+def find_fits(folder: Path, prefixes: Sequence[str], kinds: Container[Kind]) -> list[Path]:
+    """Return the FITS files below a folder whose names begin with the first prefix that any has, sorted.
+
+    Without such names: those whose content is of one of the kinds, whatever they are called.
+    """
+
+    def below(prefix: str) -> list[Path]:
+        return sorted(p for end in (".fits", ".fits.gz") for p in folder.rglob(f"{prefix}*{end}"))
+
+    for prefix in prefixes:
+        if found := below(prefix):
+            return found
+    return [path for path in below("") if _is_one_of(path, kinds)]
+
+
+def _is_one_of(path: Path, kinds: Container[Kind]) -> bool:
+    """Tell whether a file that can be read is of one of the kinds."""
+    try:
+        return find_kind(path) in kinds
+    except DataError:
+        return False

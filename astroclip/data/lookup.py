@@ -8,7 +8,7 @@ from numpy.typing import ArrayLike, NDArray
 from astroclip.data.pixels import How, Match
 from astroclip.data.targetid import encode_targetid
 from astroclip.schema import TARGETID
-from astroclip.sky import match_sky
+from astroclip.sky import match_nearest
 from astroclip.tables.identity import Who
 
 BRICK = ("RELEASE", "BRICKID", "OBJID")
@@ -97,9 +97,11 @@ class RowLookup:
     ) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
         """Return for some positions the nearest row within the radius (-1: none), and whether several are."""
         near = self._strips(dec[rows], radius_arcsec / 3600 + 1e-9)  # deg; rounding must not lose a pair
-        pairs = match_sky((ra[rows], dec[rows]), (self._ra[near], self._dec[near]), radius_arcsec, "all")
-        found = self._by_dec[near[pairs.right]].astype(np.int64)
-        return choose_best(len(ra), rows[pairs.left], found, pairs.separation_arcsec)
+        nearest = match_nearest((ra[rows], dec[rows]), (self._ra[near], self._dec[near]), radius_arcsec)
+        best, several = np.full(len(ra), -1, np.int64), np.zeros(len(ra), bool)
+        best[rows] = np.where(nearest.row >= 0, np.append(self._by_dec[near], -1)[nearest.row], -1)
+        several[rows] = nearest.several
+        return best, several
 
     def _strips(self, dec: NDArray[np.float64], reach: float) -> NDArray[np.int64]:
         """Return the places in dec order that lie within `reach` of one of the declinations, each once."""

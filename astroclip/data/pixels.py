@@ -58,7 +58,8 @@ class Spectra(NamedTuple):
     Attributes
     ----------
     wave
-        (S,) Å, vacuum; or (n, S), each spectrum on its own grid, NaN behind the end of a shorter one.
+        (S,) Å, vacuum; or (n, S), each spectrum on its own grid. NaN where it has no pixel: behind the end of
+        a shorter one, and where an arm is missing.
     flux
         (n, S) float32, 1e-17 erg/s/cm²/Å; 0 where `ivar` is 0.
     ivar

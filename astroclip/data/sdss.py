@@ -1,7 +1,8 @@
 """SDSS: single spectra of the SDSS and BOSS spectrographs, on their own wavelength grid.
 
-Data model: https://data.sdss.org/datamodel/files/BOSS_SPECTRO_REDUX/RUN2D/spectra/PLATE4/spec.html
-Shapes: W pixels of a spectrum, n files of a folder, m rows asked for.
+Data model: https://data.sdss.org/datamodel/files/BOSS_SPECTRO_REDUX/RUN2D/spectra/PLATE4/spec.html; SDSS-V
+names its targets by FIELD and CATALOGID instead of PLATE and FIBERID, in files of the same form.
+Shapes: W pixels of a spectrum, n files of a folder.
 """
 
 import re
@@ -9,17 +10,38 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from astroclip.data.fitsfile import FitsFile, check_flux_unit
+from astroclip.data.grid import find_good, stack_spectra
+from astroclip.data.kinds import Kind, find_fits
+from astroclip.data.pixels import BY_FIBER, BY_POSITION, Spectra
+from astroclip.data.spectrum_set import OwnSpectra, SpectrumFiles
 from astroclip.errors import DataError
-from astroclip.sky import match_nearest
+from astroclip.tables.identity import Who
 
 # Bits of SPPIXMASK (https://www.sdss4.org/dr17/algorithms/bitmasks) that spoil a pixel if every exposure
 # has them: three that come with ivar 0, and bright sky, which the SDSS redshift pipeline leaves out too.
 FULLREJECT, NOSKY, BRIGHTSKY, NODATA = 1 << 18, 1 << 22, 1 << 23, 1 << 24
 BAD_PIXEL = FULLREJECT | NOSKY | BRIGHTSKY | NODATA
-_NAME = re.compile(r"spec(?:-lite)?-(\d+)-(\d+)-(\d+)\.fits(?:\.gz)?$")
+_NAME = re.compile(r"spec(?:-lite)?-(\d+|all[a-z]*)-(\d+)-(\d+)\.fits(?:\.gz)?$")
+_LONGEST_FIBER = 4  # digits; a longer last number is a CATALOGID
+# what SPECOBJ, or SPALL, may call a fact
+_FACTS = {
+    "plate": ("PLATE",),
+    "mjd": ("MJD",),
+    "fiber": ("FIBERID",),
+    "field": ("FIELD",),
+    "catalogid": ("CATALOGID",),
+    "ra": ("PLUG_RA", "RACAT", "FIBER_RA"),
+    "dec": ("PLUG_DEC", "DECCAT", "FIBER_DEC"),
+    "redshift": ("Z",),
+    "redshift_err": ("Z_ERR",),
+    "zwarn": ("ZWARNING",),
+    "spectype": ("CLASS",),
+}
+_MISSING = {"ra": np.nan, "dec": np.nan, "redshift": np.nan, "redshift_err": np.nan, "spectype": ""}
+_KEY = {"PLATE": "plate", "MJD": "mjd", "FIBERID": "fiber", "FIELD": "field", "CATALOGID": "catalogid"}
 
 
 class SdssSpectrum(NamedTuple):
@@ -35,7 +57,7 @@ class SdssSpectrum(NamedTuple):
         (W,) float32; 0 where there is no good measurement.
     mask
         (W,) int32 SPPIXMASK bits; 0 where `ivar` is positive, never 0 elsewhere.
-    plate, mjd, fiber
+    plate, mjd, fiber, field, catalogid
         Identity; -1 where the file does not tell.
     ra, dec
         ICRS degrees; NaN where the file does not tell.
@@ -54,6 +76,8 @@ class SdssSpectrum(NamedTuple):
     plate: int
     mjd: int
     fiber: int
+    field: int
+    catalogid: int
     ra: float
     dec: float
     redshift: float
@@ -88,119 +112,102 @@ def read_spec(path: str | Path) -> SdssSpectrum:
         )
     flux, ivar = table["FLUX"].astype(np.float32), table["IVAR"].astype(np.float32)
     mask = table.get("AND_MASK", np.zeros(loglam.size)).astype(np.int32) & BAD_PIXEL
-    good = (mask == 0) & np.isfinite(flux) & np.isfinite(ivar) & (ivar > 0)
+    good = find_good(flux, ivar, mask)
     mask = np.where(good, 0, np.where(mask == 0, NODATA, mask)).astype(np.int32)
     wave = 10.0**loglam
     return SdssSpectrum(wave, np.where(good, flux, 0), np.where(good, ivar, 0), mask, **facts)
 
 
-def is_spec(path: str | Path) -> bool:
-    """Tell whether `path` is a FITS file with a table COADD of flux and loglam; reads headers only."""
-    try:
-        with FitsFile(path, whole=False) as file:
-            return "COADD" in file and {"FLUX", "LOGLAM"} <= set(file.columns("COADD"))
-    except DataError:
-        return False
+class SpecFiles(SpectrumFiles):
+    """The spectra of files, found by PLATE, MJD and FIBERID, by CATALOGID, else by position.
 
-
-def spec_path(folder: str | Path, plate: int, mjd: int, fiber: int) -> Path | None:
-    """Return the file of a spectrum, in `folder` or in a sub-folder named by the 4-digit plate, or None."""
-    root, name = Path(folder), f"spec-{plate:04d}-{mjd:05d}-{fiber:04d}.fits"
-    places = (root / part / f"{name}{gz}" for part in ("", f"{plate:04d}") for gz in ("", ".gz"))
-    return next((place for place in places if place.is_file()), None)
-
-
-class SpecIndex(NamedTuple):
-    """The spectra of a folder.
-
-    Attributes
-    ----------
-    files
-        All of them, sorted, also those that cannot be read.
-    plate, mjd, fiber
-        (n,) from the file's name, else from its SPECOBJ; -1 where neither tells.
-    ra, dec
-        (n,) ICRS degrees; NaN where the file cannot be read or does not tell.
-    unreadable
-        The files that cannot be read, and why.
+    Identity is that of the file's name, else of its SPECOBJ. A file that cannot be read is in `files` and in
+    `problems`: reading its spectrum says why.
     """
 
-    files: list[Path]
-    plate: NDArray[np.int64]
-    mjd: NDArray[np.int64]
-    fiber: NDArray[np.int64]
-    ra: NDArray[np.float64]
-    dec: NDArray[np.float64]
-    unreadable: list[tuple[Path, str]]
+    def __init__(self, name: str, files: list[Path]) -> None:
+        facts, problems = [], []
+        for path in files:
+            try:
+                with FitsFile(path, whole=False) as file:
+                    found = _read_facts(file)
+            except DataError as error:
+                problems.append((path, str(error)))
+                found = _no_facts()
+            facts.append(found | _parse_name(path.name))
+        ids = {key: np.array([one[fact] for one in facts], np.int64) for key, fact in _KEY.items()}
+        ra, dec = (np.array([one[axis] for one in facts], float) for axis in ("ra", "dec"))
+        ways = {BY_FIBER: ids["FIBERID"] >= 0, "CATALOGID": ids["CATALOGID"] >= 0, BY_POSITION: ra == ra}  # noqa: PLR0124
+        found_by = tuple(way for way, known in ways.items() if known.any()) or (BY_FIBER,)
+        super().__init__(name, found_by, files, [Who(ids, ra, dec)])
+        self.first = np.arange(len(files) + 1)
+        self.problems = problems
 
-    def lookup(
-        self, plate: ArrayLike, mjd: ArrayLike, fiber: ArrayLike
-    ) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-        """Return for each (plate, mjd, fiber) its file's index (-1: none) and whether several fit, (m,)."""
-        asked = np.stack([np.atleast_1d(np.asarray(x, np.int64)) for x in (plate, mjd, fiber)], axis=1)
-        have = np.stack([self.plate, self.mjd, self.fiber], axis=1)
-        _, key = np.unique(np.concatenate([have, asked]), axis=0, return_inverse=True)
-        have_key, asked_key = key[: len(have)], key[len(have) :]
-        order = np.argsort(have_key, kind="stable")
-        low = np.searchsorted(have_key[order], asked_key, side="left")
-        count = np.searchsorted(have_key[order], asked_key, side="right") - low
-        count[(asked < 0).any(axis=1)] = 0
-        first = np.append(order, -1)[np.minimum(low, len(order))]
-        return np.where(count > 0, first, -1), count > 1
-
-    def lookup_position(
-        self, ra: ArrayLike, dec: ArrayLike, radius_arcsec: float = 1.0
-    ) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-        """Return for each position the nearest file within the radius (-1: none), and whether several fit."""
-        if not radius_arcsec > 0:
-            return np.full(np.size(ra), -1), np.zeros(np.size(ra), bool)
-        near = match_nearest((ra, dec), (self.ra, self.dec), radius_arcsec)
-        return near.row, near.several
+    def _read(self, rows: NDArray[np.int64]) -> Spectra:
+        return stack_spectra(_as_spectra(read_spec(self.files[row])) for row in rows)
 
 
-def find_specs(folder: str | Path) -> SpecIndex:
+class SpecRow(OwnSpectra):
+    """The one spectrum of a file that is the table itself."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__("its own spectra")
+        self._spectra = _as_spectra(read_spec(path))
+
+    def __len__(self) -> int:
+        return 1
+
+    def _read(self, rows: NDArray[np.int64]) -> Spectra:
+        return self._spectra.take(rows)
+
+
+def open_specs(path: str | Path, name: str = "") -> SpecFiles:
     """Index the spec-*.fits under a folder (or one file) by identity and position.
+
+    Without any, those in the folder that hold such a spectrum under another name.
 
     Raises
     ------
     DataError
-        If the path does not exist. A folder without spectra gives an empty index.
+        If the path does not exist, or the one file cannot be read. A folder without spectra gives an empty
+        set.
     """
-    root = Path(folder)
-    if not root.exists():
+    root = Path(path)
+    if root.is_file():
+        read_spec(root)
+        return SpecFiles(name, [root])
+    if not root.is_dir():
         raise DataError(f"{root}: no such file or folder")
-    patterns = ("spec-*.fits", "spec-*.fits.gz")
-    files = [root] if root.is_file() else sorted(p for pattern in patterns for p in root.rglob(pattern))
-    rows, unreadable = [], []
-    for path in files:
-        row = [-1.0, -1.0, -1.0, np.nan, np.nan]
-        try:
-            with FitsFile(path, whole=False) as file:
-                facts = _read_facts(file)
-            row = [float(facts[key]) for key in ("plate", "mjd", "fiber", "ra", "dec")]
-        except DataError as error:
-            unreadable.append((path, str(error)))
-        if name := _NAME.match(path.name):
-            row[:3] = map(float, name.groups())
-        rows.append(row)
-    table = np.array(rows, float).reshape(len(files), 5)
-    plate, mjd, fiber = table[:, :3].astype(np.int64).T
-    return SpecIndex(files, plate, mjd, fiber, table[:, 3], table[:, 4], unreadable)
+    return SpecFiles(name, find_fits(root, ("spec-",), (Kind.SPEC,)))
+
+
+def _as_spectra(one: SdssSpectrum) -> Spectra:
+    return Spectra(one.wave, one.flux[None], one.ivar[None], one.mask[None])
+
+
+def _parse_name(name: str) -> dict[str, Any]:
+    """Return the identity in a file's name: PLATE-MJD-FIBERID, or FIELD-MJD-CATALOGID of SDSS-V."""
+    parts = _NAME.match(name)
+    if not parts:
+        return {}
+    group, mjd, number = parts.groups()
+    keys = ("plate", "fiber") if len(number) <= _LONGEST_FIBER else ("field", "catalogid")
+    known = {"mjd": int(mjd), keys[1]: int(number)}
+    return known | ({keys[0]: int(group)} if group.isdecimal() else {})
+
+
+def _no_facts() -> dict[str, Any]:
+    return {fact: _MISSING.get(fact, -1) for fact in _FACTS}
 
 
 def _read_facts(file: FitsFile) -> dict[str, Any]:
-    """Read what the survey says of a spectrum, from the one row of SPECOBJ (SPALL in old files)."""
+    """Read what the survey says of a spectrum, from the one row of SPECOBJ (SPALL in old files, SDSS-V)."""
     hdu = next((name for name in ("SPECOBJ", "SPALL") if name in file), None)
-    names = ("PLATE", "MJD", "FIBERID", "PLUG_RA", "PLUG_DEC", "Z", "Z_ERR", "ZWARNING", "CLASS")
-    row = {k: v[0] for k, v in file.table(hdu, [], names).items() if len(v)} if hdu else {}
-    return {
-        "plate": int(row.get("PLATE", -1)),
-        "mjd": int(row.get("MJD", -1)),
-        "fiber": int(row.get("FIBERID", -1)),
-        "ra": float(row.get("PLUG_RA", np.nan)),
-        "dec": float(row.get("PLUG_DEC", np.nan)),
-        "redshift": float(row.get("Z", np.nan)),
-        "redshift_err": float(row.get("Z_ERR", np.nan)),
-        "zwarn": int(row.get("ZWARNING", -1)),
-        "spectype": str(row.get("CLASS", "")),
-    }
+    every = [name for names in _FACTS.values() for name in names]
+    row = {k: v[0] for k, v in file.table(hdu, [], every).items() if len(v)} if hdu else {}
+    facts = _no_facts()
+    for fact, names in _FACTS.items():
+        found = next((row[name] for name in names if name in row), None)
+        if found is not None:
+            facts[fact] = type(facts[fact])(found)
+    return facts

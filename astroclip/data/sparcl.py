@@ -20,12 +20,16 @@ import fitsio
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from astroclip.data.desi import COMBINED_ARM, CoaddIndex, CoaddMatch, find_coadds, index_coadds
+from astroclip.data.coadd_sets import CoaddFiles
+from astroclip.data.desi import COMBINED_ARM, find_coadds
+from astroclip.data.fitsfile import plain_path
 from astroclip.data.grid import ArmPixels, combine_arms, place_on_grid, stack_spectra
+from astroclip.data.pixels import Match
 from astroclip.data.webservice import GIVE_UP_AFTER, Fetched, ServiceError, WebService, make_folder
 from astroclip.errors import DataError, UsageError
 from astroclip.files import written_beside
 from astroclip.schema import FLUX_UNIT, IVAR_UNIT, TARGETID, WAVE_UNIT
+from astroclip.tables.identity import Who
 
 SPARCL_URL = "https://astrosparcl.datalab.noirlab.edu/api"
 URL_VARIABLE = "ASTROCLIP_SPARCL_URL"  # environment variable that names another service
@@ -58,7 +62,7 @@ class SparclSpectra(NamedTuple):
     Attributes
     ----------
     folder
-        Where the spectra are: a folder of coadds for `desi.index_coadds`, redshifts beside them.
+        Where the spectra are: a folder of coadds, redshifts beside them.
     status
         `webservice.Fetched`: ABSENT is a target that the data release does not have (it is asked again),
         UNUSABLE a record without pixels on the DESI grid, NOT_ASKED a TARGETID that is not positive.
@@ -67,14 +71,14 @@ class SparclSpectra(NamedTuple):
     message
         What went wrong, "" where nothing did.
     coadds
-        Index of all the spectra in the folder.
+        All the spectra in the folder.
     """
 
     folder: Path
     status: NDArray[np.int8]
     ambiguous: NDArray[np.bool_]
     message: list[str]
-    coadds: CoaddIndex
+    coadds: CoaddFiles
 
 
 def fetch_spectra(
@@ -84,7 +88,7 @@ def fetch_spectra(
     release: str = "DESI-DR1",
     batch: int = 100,
     service: WebService | None = None,
-    known: CoaddIndex | None = None,
+    known: CoaddFiles | None = None,
     progress: Callable[[int], object] | None = None,
 ) -> SparclSpectra:
     """Fetch the spectra of targets that are not in the folder yet.
@@ -108,7 +112,7 @@ def fetch_spectra(
     service
         Where and how to ask, by default `sparcl_service`; one for many calls keeps their pace.
     known
-        The `coadds` that an earlier call for this folder returned: they are not indexed again.
+        The `coadds` that an earlier call for this folder returned: what is new is added to them.
     progress
         Called with the number of targets done.
 
@@ -127,14 +131,15 @@ def fetch_spectra(
     service = service or sparcl_service()
     place = Path(folder) / release
     make_folder(place)
-    index = index_coadds(find_coadds(place), known)
-    match = index.lookup(asked)
+    coadds = CoaddFiles(f"spectra of SPARCL {release}", []) if known is None else known
+    coadds.update(find_coadds(place))
+    match = find_cached(coadds, asked)
     states: States = {
         one: (Fetched.CACHED, several, "")
-        for one, file, several in zip(asked.tolist(), match.file, were_several(index, match), strict=True)
-        if file >= 0
+        for one, row, several in zip(asked.tolist(), match.row, match.ambiguous, strict=True)
+        if row >= 0
     }
-    todo = np.unique(asked[(asked > 0) & (match.file < 0)])
+    todo = np.unique(asked[(asked > 0) & (match.row < 0)])
     batches = [todo[i : i + batch].tolist() for i in range(0, len(todo), batch)]
     for done in _fetch_all(service, release, batches, place):
         states |= done
@@ -142,8 +147,8 @@ def fetch_spectra(
             progress(len(done))
     rows = [states.get(one, (Fetched.NOT_ASKED, False, "")) for one in asked.tolist()]
     status, ambiguous, message = zip(*rows, strict=True) if rows else ((), (), ())
-    index = index_coadds(find_coadds(place), index)
-    return SparclSpectra(place, np.array(status, np.int8), np.array(ambiguous, bool), list(message), index)
+    coadds.update(find_coadds(place))
+    return SparclSpectra(place, np.array(status, np.int8), np.array(ambiguous, bool), list(message), coadds)
 
 
 def sparcl_service() -> WebService:
@@ -157,10 +162,16 @@ def sparcl_service() -> WebService:
     return WebService(os.environ.get(URL_VARIABLE, SPARCL_URL), retries=1, timeout=120)
 
 
-def were_several(index: CoaddIndex, match: CoaddMatch) -> NDArray[np.bool_]:
-    """Return whether the spectra found in a folder of `fetch_spectra` are ambiguous ones, (m,)."""
-    several = np.array([*(path.name.startswith(f"coadd-sparcl_{SEVERAL}") for path in index.files), False])
-    return several[match.file]  # -1, nothing found, is the last
+def find_cached(coadds: CoaddFiles, targetid: NDArray[np.int64]) -> Match:
+    """Find targets in a folder of `fetch_spectra`; ambiguous are those of which SPARCL has several spectra.
+
+    A target that two runs fetched at once is in the folder twice, and the same: that is not ambiguous.
+    """
+    nowhere = np.full(len(targetid), np.nan)
+    match = coadds.match(Who({TARGETID: targetid}, nowhere, nowhere))
+    several = np.array([*(path.name.startswith(f"coadd-sparcl_{SEVERAL}") for path in coadds.files), False])
+    file = coadds.locate(match.row)[0]  # -1, nothing found, is the last
+    return match._replace(ambiguous=several[np.where(match.row >= 0, file, -1)])
 
 
 def _fetch_all(service: WebService, release: str, batches: list[list[int]], place: Path) -> Iterator[States]:
@@ -296,7 +307,11 @@ def _table(records: list[Record], fields: dict[str, tuple[str, str, Any]]) -> ND
 def _write_fits(path: Path, cards: list[dict[str, str]], hdus: dict[str, NDArray]) -> None:
     """Write tables and images beside the target, with units and checksums, and rename."""
     units = {"WAVELENGTH": WAVE_UNIT, "FLUX": FLUX_UNIT, "IVAR": IVAR_UNIT}
-    with written_beside(path) as beside, fitsio.FITS(str(beside), "rw", clobber=True) as fits:
+    with (
+        written_beside(path) as beside,
+        plain_path(beside) as plain,
+        fitsio.FITS(str(plain), "rw", clobber=True) as fits,
+    ):
         fits.write(None, header=cards)
         for name, values in hdus.items():
             unit = units.get(name.removeprefix(f"{COMBINED_ARM}_"))

@@ -9,7 +9,7 @@ Shapes: n rows, m of them that have pixels, S side of the model's crop in pixels
 
 import logging
 from collections.abc import Callable
-from typing import NamedTuple, cast
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -18,6 +18,7 @@ from torch import Tensor
 
 from astroclip.data.image_sets import open_image_set
 from astroclip.data.pixels import BY_POSITION, How, Images, Match, Modality, PixelSet, Spectra
+from astroclip.data.spectrum_sets import open_spectrum_set
 from astroclip.data.stamps import find_missing_bands
 from astroclip.data.webservice import ServiceDownError
 from astroclip.errors import DataError
@@ -224,7 +225,7 @@ def open_inputs(
     wanted: str | None = None,
     size: int = CUTOUT_SIZE,
     options: InputOptions = InputOptions(),  # noqa: B008 (immutable)
-) -> "PixelInputs | None":
+) -> PixelInputs | None:
     """Find the pixels of a table's rows, for model inputs; None if it has none and none are named.
 
     Parameters
@@ -242,11 +243,7 @@ def open_inputs(
     UsageError, DataError
         If what is wanted does not exist, or is not such pixels.
     """
-    if modality == "spectrum":
-        from astroclip.model.sources import spectrum_inputs_of
-
-        return cast("PixelInputs | None", spectrum_inputs_of(table, wanted, options))
-    pixels = open_image_set(table, wanted)
+    pixels = open_image_set(table, wanted) if modality == "image" else open_spectrum_set(table, wanted)
     return None if pixels is None else PixelInputs(pixels, size, options, table)
 
 

@@ -15,6 +15,7 @@ from astroclip.errors import DataError, UsageError
 from astroclip.schema import N_WAVE, WAVE_MIN, WAVE_STEP
 
 MIN_STD = 0.2  # 1e-17 erg/s/cm²/Å, floor of the standard deviation (Parker et al. 2024, code release)
+_BEYOND = 1e9  # Å, where pixels are put that a spectrum does not have
 _GRID_TOLERANCE = 1e-3  # Å, a grid this close to DESI's is DESI's
 
 
@@ -150,7 +151,8 @@ def resample_to_desi(
     flux, ivar, mask
         (N, S); without `ivar` every variance is 1. Bad pixels: `find_good_pixels`.
     wave
-        (S,) for all spectra or (N, S), Å, vacuum, ascending; without it `flux` must be on DESI's grid.
+        (S,) for all spectra or (N, S), Å, vacuum, ascending; NaN where a spectrum has no pixel: a part that
+        is not covered. Without it `flux` must be on DESI's grid.
 
     Raises
     ------
@@ -174,13 +176,19 @@ def resample_to_desi(
     grid = wave.double() if isinstance(wave, Tensor) else torch.from_numpy(np.array(wave, np.float64))
     _check_wave(grid, flux.shape)
     grid = torch.atleast_2d(grid).to(flux.device)
+    if not grid.isfinite().all():
+        flux, ivar, good, grid = _drop_missing(flux, ivar, good, grid)
     node = ((grid - WAVE_MIN) / WAVE_STEP).round()
-    on_grid = (grid - (WAVE_MIN + WAVE_STEP * node)).abs().max() < _GRID_TOLERANCE
-    if not (on_grid and (node.diff(dim=1) == 1).double().mean() > 0.5):
+    off_grid = (grid - (WAVE_MIN + WAVE_STEP * node)).abs() >= _GRID_TOLERANCE
+    neighbours = (node.diff(dim=1) == 1).double().mean(dim=1)
+    placed = ~off_grid.any(dim=1) & (neighbours > 0.5 * grid.isfinite().double().mean(dim=1))
+    if not placed.any():
         return _rebin(flux, ivar, good, grid)
+    if not placed.all():
+        return _resample_rows(placed, flux, ivar, good, grid)
     if node.shape[1] == N_WAVE and not node[:, 0].any() and (node[:, -1] == N_WAVE - 1).all():
         return DesiSpectra(flux, ivar, good, torch.ones_like(good))
-    return _place(flux, ivar, good, node.long())
+    return _place(flux, ivar, good, node.nan_to_num(-1).long())
 
 
 def standardise(flux: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -277,12 +285,16 @@ def _check_wave(wave: Tensor, shape: torch.Size) -> None:
     """Refuse wavelengths that do not fit the flux of `shape`, do not ascend, or are in another unit."""
     if wave.shape not in (shape, shape[1:]) or wave.shape[-1] < 2:
         raise DataError(f"wave of shape {tuple(wave.shape)}: expected (S,) or (N, S) for flux {tuple(shape)}")
-    rising = (wave.diff(dim=-1) > 0) & wave[..., 1:].isfinite() & wave[..., :-1].isfinite()
+    there = ~wave.isnan()
+    known = wave.where(there, -torch.inf).cummax(dim=-1).values  # the last one known, up to each pixel
+    rising = (wave[..., 1:] > known[..., :-1]) & ~wave[..., 1:].isinf() | ~there[..., 1:]
     if not rising.all():
         *row, pixel = (~rising).nonzero()[0].tolist()
         where = f"row {row[0]}, pixel {pixel + 1}" if row else f"pixel {pixel + 1}"
         raise DataError(f"wave does not ascend at {where}: expected ascending finite vacuum wavelengths in Å")
-    low, high = wave.min().item(), wave.max().item()
+    if not there.any():
+        return
+    low, high = wave[there].min().item(), wave[there].max().item()
     end = WAVE_MIN + WAVE_STEP * (N_WAVE - 1)
     if high > WAVE_MIN and low < end:
         return
@@ -294,6 +306,31 @@ def _check_wave(wave: Tensor, shape: torch.Size) -> None:
         f"wave runs from {low:.6g} to {high:.6g}, outside DESI's {WAVE_MIN:.0f} to {end:.0f} Å{guess}"
         " Expected vacuum wavelengths in Å"
     )
+
+
+def _drop_missing(
+    flux: Tensor, ivar: Tensor, good: Tensor, wave: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Move pixels without a wavelength behind the others, where they are bad; a grid for each spectrum."""
+    wave = wave.expand_as(flux)
+    order = wave.isnan().int().argsort(dim=1, stable=True)
+    flux, ivar, good, wave = (values.gather(1, order) for values in (flux, ivar, good, wave))
+    there = wave.isfinite()
+    longest = max(int(there.sum(dim=1).max()), 2)
+    return (
+        flux.masked_fill(~there, 0)[:, :longest],
+        ivar[:, :longest],
+        (good & there)[:, :longest],
+        wave[:, :longest],
+    )
+
+
+def _resample_rows(placed: Tensor, flux: Tensor, ivar: Tensor, good: Tensor, wave: Tensor) -> DesiSpectra:
+    """Resample spectra some of which are on DESI's grid."""
+    rows = [(~placed).nonzero()[:, 0], placed.nonzero()[:, 0]]
+    parts = [resample_to_desi(flux[r], ivar[r], ~good[r], wave[r]) for r in rows]
+    back = torch.cat(rows).argsort()
+    return DesiSpectra(*(torch.cat(values)[back] for values in zip(*parts, strict=True)))
 
 
 def _place(flux: Tensor, ivar: Tensor, good: Tensor, node: Tensor) -> DesiSpectra:
@@ -334,11 +371,12 @@ def _overlaps(wave: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     Returns the input pixel, the DESI pixel and the length in Å of each piece, (R, 2 S + W + 1); the length
     is 0 where a piece is not in both.
     """
-    step = wave.diff(dim=1)
+    step = wave.diff(dim=1).nan_to_num(torch.inf)  # behind the last pixel: as before it
     before, after = torch.cat([step[:, :1], step], dim=1), torch.cat([step, step[:, -1:]], dim=1)
     near = torch.minimum(before, after)
     left = wave - torch.where(before > 1.5 * near, near, before) / 2
     right = wave + torch.where(after > 1.5 * near, near, after) / 2
+    left, right = (side.nan_to_num(_BEYOND, posinf=_BEYOND, neginf=_BEYOND) for side in (left, right))
     edges = WAVE_MIN + WAVE_STEP * (torch.arange(N_WAVE + 1, device=wave.device, dtype=wave.dtype) - 0.5)
     cuts = torch.cat([left, right, edges.expand(len(wave), -1)], dim=1).sort(dim=1).values
     middle, length = (cuts[:, 1:] + cuts[:, :-1]) / 2, cuts.diff(dim=1)

@@ -14,7 +14,7 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.patheffects import withStroke
 from numpy.typing import ArrayLike, NDArray
 
-from astroclip.data.grid import Spectra
+from astroclip.data.pixels import Spectra
 from astroclip.errors import DataError
 from astroclip.model.prepare_images import to_rgb
 from astroclip.plots.figure_files import check_figure, write_figure

@@ -14,7 +14,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from astroclip.data.grid import Spectra
+from astroclip.data.pixels import Spectra
 from astroclip.files import written_beside
 from astroclip.plots.figure_files import SUFFIXES, check_figure, write_figure
 from astroclip.plots.galaxy_panels import draw_pairs

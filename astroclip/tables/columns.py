@@ -86,6 +86,16 @@ class Column(NamedTuple):
     zero: float
 
     @property
+    def lists(self) -> bool:
+        """Whether rows are vectors of different lengths."""
+        return bool(self.descriptor) and self.letter != "A"
+
+    @property
+    def fields(self) -> dict[str, int]:
+        """Names inside a nested column: FITS has none."""
+        return {}
+
+    @property
     def stored(self) -> np.dtype[Any]:
         """The type of this column's bytes in a row, big-endian."""
         if self.descriptor:

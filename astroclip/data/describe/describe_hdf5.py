@@ -8,8 +8,9 @@ import numpy as np
 from astroclip.data.describe.describe_images import hdf5_columns
 from astroclip.data.describe.file_report import FileReport, Repeats, SkyRange, name_some, name_unreadable
 from astroclip.data.hdf5file import Hdf5File
-from astroclip.data.multimodal import MultimodalFiles, open_multimodal_spectra
+from astroclip.data.multimodal import MultimodalFiles
 from astroclip.data.multimodal_images import open_multimodal_images
+from astroclip.data.multimodal_spectra import open_multimodal_spectra
 
 BLOCK_ROWS = 128  # spectra or images read at a time, up to 40 MB
 
@@ -26,7 +27,7 @@ def describe_multimodal_spectra(path: Path, kind: str) -> FileReport:
         return report._replace(facts=facts)
     dead = 0
     for rows in _blocks(len(spectra)):
-        dead += int((~(spectra.read_spectra(rows).ivar > 0).any(axis=1)).sum())
+        dead += int((~(spectra.read(rows).ivar > 0).any(axis=1)).sum())
     what = f"{dead} rows have no data: their inverse variance is 0, or the mask set, everywhere"
     return report._replace(facts=facts, problems=[*report.problems, *([what] if dead else [])])
 

@@ -18,8 +18,23 @@ from astroclip.data.describe.file_report import (
 )
 from astroclip.data.desi import ARMS, COMBINED_ARM, Coadd, find_coadds, open_coadd, read_redrock, redrock_path
 from astroclip.data.fitsfile import FitsFile
-from astroclip.data.sdss import find_specs, read_spec
+from astroclip.data.sdss import open_specs, read_spec
 from astroclip.errors import DataError
+
+SPEC_FACTS = (
+    "plate",
+    "mjd",
+    "fiber",
+    "field",
+    "catalogid",
+    "ra",
+    "dec",
+    "redshift",
+    "redshift_err",
+    "zwarn",
+    "spectype",
+)
+SPEC_KEY = ("PLATE", "MJD", "FIBERID", "FIELD", "CATALOGID")
 
 
 def describe_coadd(path: Path, kind: str) -> FileReport:
@@ -75,8 +90,7 @@ def describe_spec(path: Path, kind: str) -> FileReport:
         "pixels": len(spec.wave),
         "good pixels": f"{good:.1%}",
     }
-    known = ("plate", "mjd", "fiber", "ra", "dec", "redshift", "redshift_err", "zwarn", "spectype")
-    said = {name: getattr(spec, name) for name in known}
+    said = {name: getattr(spec, name) for name in SPEC_FACTS}
     facts |= {name: value for name, value in said.items() if value == value}  # noqa: PLR0124 - not NaN
     problems = [] if good else ["no good pixel"]
     if not np.isfinite(spec.ra):
@@ -86,17 +100,17 @@ def describe_spec(path: Path, kind: str) -> FileReport:
 
 def describe_specs(path: Path, kind: str) -> FileReport:
     """Describe all SDSS spectra below a folder by what SPECOBJ says; pixels are not read."""
-    index, sky = find_specs(path), SkyRange()
-    sky.add(index.ra, index.dec)
+    specs, sky = open_specs(path), SkyRange()
+    sky.add(specs.who.ra, specs.who.dec)
     with Repeats() as repeats:
-        repeats.add([index.plate, index.mjd, index.fiber])
+        repeats.add([specs.who.ids[name] for name in SPEC_KEY])
         total, rows = repeats.find()
-    problems = [*sky.problems(), *name_unreadable(index.unreadable)]
+    problems = [*sky.problems(), *name_unreadable(specs.problems)]
     if total:
-        names = name_some((index.files[row].name for row in rows), total)
-        problems.append(f"{total} files are of a (PLATE, MJD, FIBER) that an earlier file has: {names}")
-    facts = {"files": len(index.files), "unreadable": len(index.unreadable), **sky.facts()}
-    return FileReport(path, kind, len(index.files), [], facts, problems)
+        names = name_some((specs.files[row].name for row in rows), total)
+        problems.append(f"{total} files are of a spectrum that an earlier file has: {names}")
+    facts = {"files": len(specs.files), "unreadable": len(specs.problems), **sky.facts()}
+    return FileReport(path, kind, len(specs.files), [], facts, problems)
 
 
 def _arm_facts(file: FitsFile) -> dict[str, str]:

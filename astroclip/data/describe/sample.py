@@ -13,14 +13,15 @@ from numpy.typing import NDArray
 
 from astroclip.data.describe.row_tally import MIN_PIXELS
 from astroclip.data.desi import find_coadds, open_coadd, read_redrock, redrock_path
-from astroclip.data.grid import NODATA, Spectra, stack_spectra
+from astroclip.data.grid import NODATA, stack_spectra
 from astroclip.data.imagefile import ImageReader
 from astroclip.data.kinds import Kind, find_kind
 from astroclip.data.legacysurvey import open_images
-from astroclip.data.multimodal import open_multimodal_spectra
 from astroclip.data.multimodal_images import open_multimodal_images
+from astroclip.data.multimodal_spectra import open_multimodal_spectra
 from astroclip.data.pairs import open_pairs
-from astroclip.data.sdss import find_specs, read_spec
+from astroclip.data.pixels import Spectra
+from astroclip.data.sdss import open_specs, read_spec
 from astroclip.data.stein import open_stein
 from astroclip.errors import DataError, UsageError
 from astroclip.schema import (
@@ -154,7 +155,7 @@ def _from_coadd(path: Path, n: int, rng: np.random.Generator) -> Sample:
         usual = usual & (table.get("COADD_FIBERSTATUS", np.zeros(len(coadd))) == 0)
         order = rng.permutation(np.flatnonzero(usual) if usual.any() else len(coadd))
         rows = np.sort(order[coadd.is_measured(order)][:n])
-        spectra, ids = coadd.read(rows), coadd.targetid[rows]
+        spectra, ids = coadd.read(rows)._replace(wave=desi_wave()), coadd.targetid[rows]
         redshifts = np.full(len(rows), np.nan)
         titles = [str(i) for i in ids]
         beside = redrock_path(path)
@@ -168,7 +169,7 @@ def _from_coadd(path: Path, n: int, rng: np.random.Generator) -> Sample:
 
 def _from_specs(path: Path, n: int, rng: np.random.Generator) -> Sample:
     """Read SDSS spectra, put on one list of wavelengths by their place in it."""
-    files = find_specs(path).files
+    files = open_specs(path).files
     specs = [read_spec(files[i]) for i in _draw(rng, len(files), n)]
     step = np.concatenate([np.rint(1e4 * np.log10(spec.wave)).astype(int) for spec in specs])
     first, last = int(step.min()), int(step.max())
@@ -222,7 +223,7 @@ def _from_multimodal_spectra(path: Path, n: int, rng: np.random.Generator) -> Sa
     found = open_multimodal_spectra(path)
     rows = _draw(rng, len(found), n)
     titles = [str(found.object_id[row]) for row in rows]
-    return Sample(None, found.read_spectra(rows), found.read_redshifts(rows)[0], titles)
+    return Sample(None, found.read(rows), found.read_redshifts(rows)[0], titles)
 
 
 def _from_multimodal_images(path: Path, n: int, rng: np.random.Generator) -> Sample:

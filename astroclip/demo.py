@@ -1,4 +1,4 @@
-"""The whole road on mock galaxies: the commands that one would type, and how good their estimates are."""
+"""Mock galaxies from end to end: the commands that one would type, and how good their estimates are."""
 
 from collections.abc import Iterator
 from importlib.util import find_spec

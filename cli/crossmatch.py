@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from .options import Overwrite, Resume, Seed
 from .output import output as out
 
 
@@ -44,14 +45,27 @@ def crossmatch(
         Path,
         typer.Argument(help="Stein et al. files, cut-outs, or tables with positions: file, folder or HATS."),
     ],
-    output: Annotated[Path, typer.Option("--output", "-o", help="Writes OUT.fits and OUT.h5.")],
-    coadds: Annotated[Path | None, typer.Option(help="Tree of coadds. Default: ../healpix.")] = None,
-    cut: Annotated[
-        QualityCut | None, typer.Option(help="Quality cut. Default: galaxy of a zcatalog, else none.")
+    output: Annotated[
+        Path,
+        typer.Option(
+            "--output",
+            "-o",
+            help="Name of the outputs, without suffix: OUT.fits (matches) and OUT.h5 (pairs).",
+        ),
+    ],
+    coadds: Annotated[
+        Path | None, typer.Option(help="Folder of coadds. Default: ../healpix beside the zcatalog.")
     ] = None,
-    radius_arcsec: Annotated[float, typer.Option(help="Of the match by position.")] = 1.0,
-    find: Annotated[Find, typer.Option(help="Mutual best matches, or all within the radius.")] = Find.best,
-    join: Annotated[Join, typer.Option(help="Rows with an image, or all rows of SPECTRA.")] = Join.inner,
+    cut: Annotated[
+        QualityCut | None, typer.Option(help="Quality cut. Default: galaxy for a zcatalog, else none.")
+    ] = None,
+    radius_arcsec: Annotated[float, typer.Option(help="Largest separation of a match by position.")] = 1.0,
+    find: Annotated[
+        Find, typer.Option(help="Keep mutual best matches, or all matches within the radius.")
+    ] = Find.best,
+    join: Annotated[
+        Join, typer.Option(help="Keep rows that have an image, or all rows of SPECTRA.")
+    ] = Join.inner,
     ra: Annotated[str | None, typer.Option(help="RA column of SPECTRA. Default: guessed.")] = None,
     dec: Annotated[str | None, typer.Option(help="Dec column of SPECTRA.")] = None,
     image_ra: Annotated[str | None, typer.Option(help="RA column of IMAGES, if it is a table.")] = None,
@@ -60,18 +74,23 @@ def crossmatch(
     labels: Annotated[
         list[Path] | None, typer.Option(help="Table of labels, joined by TARGETID or position. Repeatable.")
     ] = None,
-    rejects: Annotated[Path | None, typer.Option(help="Write the rows in no pair, with the reason.")] = None,
-    no_pairs: Annotated[bool, typer.Option("--no-pairs", help="Only the match table.")] = False,
+    rejects: Annotated[
+        Path | None, typer.Option(help="Table for the rows that are in no pair, with the reason.")
+    ] = None,
+    no_pairs: Annotated[bool, typer.Option("--no-pairs", help="Write only the match table.")] = False,
     fractions: Annotated[
-        tuple[float, float, float], typer.Option(help="Of the sky in train, validation, test.")
+        tuple[float, float, float],
+        typer.Option(help="Fractions of the sky for the training, validation and test sets."),
     ] = (0.8, 0.1, 0.1),
-    seed: Annotated[int, typer.Option(help="Of the split.")] = 0,
-    engine: Annotated[Engine, typer.Option(help="In memory, or over LSDB and Dask.")] = Engine.memory,
-    cluster: Annotated[str | None, typer.Option(help="Dask scheduler of --engine lsdb.")] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace outputs that exist.")] = False,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on where a killed run stopped.")] = False,
+    seed: Seed = 0,
+    engine: Annotated[Engine, typer.Option(help="Match in memory, or with LSDB and Dask.")] = Engine.memory,
+    cluster: Annotated[
+        str | None, typer.Option(help="Address of the Dask scheduler for --engine lsdb.")
+    ] = None,
+    overwrite: Overwrite = False,
+    resume: Resume = False,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Say what would be done, write nothing.")
+        bool, typer.Option("--dry-run", help="Print what would be done without writing anything.")
     ] = False,
 ) -> None:
     """Match SPECTRA with IMAGES: a match table, and the paired data set of what has both."""

@@ -7,7 +7,21 @@ import typer
 
 from astroclip.errors import UsageError
 
-from .options import Dec, Ra
+from .options import (
+    Dec,
+    Device,
+    Hdu,
+    Images,
+    MatchRadius,
+    MaxBad,
+    Model,
+    Overwrite,
+    Precision,
+    Ra,
+    Resample,
+    Resume,
+    Spectra,
+)
 from .output import output as out
 from .slurm import SlurmRequest, submit, takes_slurm
 
@@ -15,51 +29,44 @@ from .slurm import SlurmRequest, submit, takes_slurm
 @takes_slurm
 def embed(
     catalog: Annotated[
-        Path, typer.Argument(help="FITS, Parquet or CSV table; a DESI coadd or SDSS spec file.")
+        Path, typer.Argument(help="Table of galaxies: FITS, Parquet, CSV; or a DESI coadd or SDSS spec file.")
     ],
-    model: Annotated[str, typer.Option("--model", "-m", help="Name or directory of a model.")] = "mini",
+    model: Model = "mini",
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="FITS or Parquet. Default: CATALOG-embedded.fits.")
+        Path | None, typer.Option("--output", "-o", help="Output table. Default: CATALOG-embedded.fits.")
     ] = None,
-    images: Annotated[
-        str | None,
-        typer.Option(
-            help="Vector column; file or folder of images (FITS, HDF5 of Stein et al. or Multimodal "
-            "Universe); ls-dr9, ls-dr9-north, ls-dr9-south or ls-dr10: fetch cut-outs. Default: IMAGE."
-        ),
-    ] = None,
-    spectra: Annotated[
-        str | None,
-        typer.Option(
-            help="Vector column; file or folder of spectra (DESI coadds, SDSS spec files, HDF5 of Multimodal "
-            "Universe); sparcl or sparcl:DESI-EDR: fetch spectra by TARGETID. Default: FLUX."
-        ),
-    ] = None,
-    hdu: Annotated[str | None, typer.Option(help="Name or number of the table's HDU.")] = None,
+    images: Images = None,
+    spectra: Spectra = None,
+    hdu: Hdu = None,
     ra: Ra = None,
     dec: Dec = None,
-    max_bad: Annotated[
-        float, typer.Option(help="Fraction of bad pixels above which a row is flagged.")
-    ] = 0.1,
-    radius_arcsec: Annotated[float, typer.Option(help="Match cut-outs to positions within this.")] = 1.0,
-    resample: Annotated[
-        bool, typer.Option("--resample", help="Resample images at another pixel scale to 0.262.")
-    ] = False,
-    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ...; auto: every GPU there is.")] = "auto",
-    precision: Annotated[str, typer.Option(help="fp32, bf16, or auto: bf16 on a GPU that has it.")] = "auto",
-    batch_size: Annotated[str, typer.Option(help="Galaxies a forward pass, or auto.")] = "auto",
-    shard: Annotated[int | None, typer.Option(help="Write only this part of the rows, from 0.")] = None,
-    shards: Annotated[int | None, typer.Option(help="Number of parts.")] = None,
-    merge: Annotated[bool, typer.Option("--merge", help="Put finished shards of -o together.")] = False,
-    array: Annotated[
-        int | None, typer.Option(help="As so many jobs, and one that merges.", rich_help_panel="Slurm")
+    max_bad: MaxBad = 0.1,
+    radius_arcsec: MatchRadius = 1.0,
+    resample: Resample = False,
+    device: Device = "auto",
+    precision: Precision = "auto",
+    batch_size: Annotated[str, typer.Option(help="Number of galaxies in a forward pass, or auto.")] = "auto",
+    shard: Annotated[
+        int | None, typer.Option(help="Embed only this shard of the rows, counted from 0; needs --shards.")
     ] = None,
-    gpus: Annotated[int | None, typer.Option(help="Of each job.", rich_help_panel="Slurm")] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the output if it exists.")] = False,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on where a killed run stopped.")] = False,
+    shards: Annotated[int | None, typer.Option(help="Number of shards.")] = None,
+    merge: Annotated[
+        bool, typer.Option("--merge", help="Combine the finished shards of the output into one table.")
+    ] = False,
+    array: Annotated[
+        int | None,
+        typer.Option(
+            help="Number of Slurm jobs, each with a shard; a last one merges.", rich_help_panel="Slurm"
+        ),
+    ] = None,
+    gpus: Annotated[
+        int | None, typer.Option(help="Number of GPUs of each job.", rich_help_panel="Slurm")
+    ] = None,
+    overwrite: Overwrite = False,
+    resume: Resume = False,
     slurm: SlurmRequest | None = None,
 ) -> None:
-    """Embed the galaxies of CATALOG: the same rows, with embedding columns and a flag."""
+    """Embed the galaxies in CATALOG: the same rows, with embedding columns and a flag."""
     if merge:
         _merge(catalog, output, shards, overwrite)
         return
@@ -81,7 +88,7 @@ def embed(
 
 
 def _embed(**run: Any) -> None:
-    """Embed a catalogue, or a part of it."""
+    """Embed a catalogue, or one shard of it."""
     from astroclip.model.inputs import InputOptions
     from astroclip.predict.embed import embed_catalog
 
@@ -93,7 +100,7 @@ def _embed(**run: Any) -> None:
 
 
 def _merge(catalog: Path, output: Path | None, shards: int | None, overwrite: bool) -> None:
-    """Put parts together."""
+    """Combine shards."""
     from astroclip.predict.embed import merge_embedded
 
     out.result({"output": merge_embedded(catalog, output, shards, overwrite=overwrite)})

@@ -16,7 +16,20 @@ Dec = Annotated[
 ]
 Seed = Annotated[int, typer.Option(help="Random seed: the same seed gives the same result.")]
 Model = Annotated[str, typer.Option("--model", "-m", help="Name or directory of a model.")]
-Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ...; auto: a GPU if there is one.")]
+Device = Annotated[
+    str, typer.Option(help="cpu, cuda, cuda:1, ...; auto: the GPUs if there are any, else the CPU.")
+]
+Precision = Annotated[
+    str, typer.Option(help="fp32, bf16, or auto: bf16 on a GPU that supports it, else fp32.")
+]
+MaxBad = Annotated[float, typer.Option(help="Flag rows with a larger fraction of bad pixels than this.")]
+MatchRadius = Annotated[
+    float,
+    typer.Option("--radius-arcsec", help="Largest separation of images and spectra from a row's position."),
+]
+Resample = Annotated[
+    bool, typer.Option("--resample", help="Resample images at another pixel scale to 0.262 arcsec/px.")
+]
 Images = Annotated[
     str | None,
     typer.Option(

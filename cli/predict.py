@@ -8,68 +8,87 @@ from typing import Annotated, Any
 
 import typer
 
-from .options import Dec, Ra, examples
+from .options import (
+    Dec,
+    Device,
+    Hdu,
+    Images,
+    MatchRadius,
+    MaxBad,
+    Overwrite,
+    Precision,
+    Ra,
+    Resample,
+    Seed,
+    Spectra,
+    examples,
+)
 from .output import output as out
 
 app = typer.Typer(no_args_is_help=True)
 
 TOLERANCES = ("max_bad", "radius_arcsec", "resample", "ra", "dec")  # of `InputOptions`
 EMBEDDING = ("model", "images", "spectra", *TOLERANCES, "device", "precision")
-Label = Annotated[str | None, typer.Option(help="Column of the reference. Default: guessed.")]
-OneLabel = Annotated[str, typer.Option(help="Column of the reference to predict: numbers or classes.")]
-Kind = Annotated[str, typer.Option(help="number, class or auto.")]
-Pdf = Annotated[Path | None, typer.Option(help="HDF5 file for the densities, as the package qp reads it.")]
+Label = Annotated[
+    str | None, typer.Option(help="Label column of the reference. Default: found by its usual names.")
+]
+OneLabel = Annotated[
+    str, typer.Option(help="Label column of the reference to predict, numeric or categorical.")
+]
+Kind = Annotated[str, typer.Option(help="Kind of label: number, class or auto.")]
+Pdf = Annotated[
+    Path | None, typer.Option(help="HDF5 file for the probability densities, for the package qp.")
+]
 
 
 def _options(
-    catalog: Annotated[Path, typer.Argument(help="Table with embeddings, or with what can be embedded.")],
+    catalog: Annotated[
+        Path, typer.Argument(help="Table with embeddings, or of galaxies that can be embedded first.")
+    ],
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="FITS or Parquet. Default: CATALOG-TASK.fits.")
+        Path | None, typer.Option("--output", "-o", help="Output table. Default: CATALOG-TASK.fits.")
     ] = None,
     reference: Annotated[
         Path | None,
-        typer.Option(help="Table with embeddings and labels, or a model. Default: the model's own."),
-    ] = None,
-    use: Annotated[str, typer.Option("--from", help="image, spectrum, both or auto.")] = "auto",
-    vector: Annotated[
-        str | None, typer.Option(help="Vector column, or scalar columns 'G,R,Z', instead of embeddings.")
-    ] = None,
-    method: Annotated[str, typer.Option(help="knn, mlp, flow or auto: mlp from 30 labels on.")] = "auto",
-    k: Annotated[
-        int | None, typer.Option("--neighbours", "-k", help="Number of neighbours. Default: 64 as published.")
-    ] = None,
-    seed: Annotated[int, typer.Option(help="Of all that is drawn in training.")] = 0,
-    predictor: Annotated[Path | None, typer.Option(help="Directory of a fitted predictor.")] = None,
-    save_to: Annotated[
-        Path | None, typer.Option("--save-predictor", help="Directory to keep the fitted predictor in.")
-    ] = None,
-    hdu: Annotated[str | None, typer.Option(help="Name or number of the table's HDU.")] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the output if it exists.")] = False,
-    model: Annotated[
-        str | None,
         typer.Option(
-            "--model", "-m", help="Embed with it first. Default: mini.", rich_help_panel="Embedding"
+            help="Table with embeddings and labels, or a model. Default: the model's reference set."
         ),
     ] = None,
-    images: Annotated[
-        str | None, typer.Option(help="As of astroclip embed.", rich_help_panel="Embedding")
+    use: Annotated[
+        str, typer.Option("--from", help="Embeddings to predict from: image, spectrum, both or auto.")
+    ] = "auto",
+    vector: Annotated[
+        str | None,
+        typer.Option(help="Use this vector column, or these scalar columns 'G,R,Z', instead of embeddings."),
     ] = None,
-    spectra: Annotated[
-        str | None, typer.Option(help="As of astroclip embed.", rich_help_panel="Embedding")
+    method: Annotated[
+        str, typer.Option(help="knn, mlp, flow, or auto: mlp from 30 labels on, else knn.")
+    ] = "auto",
+    k: Annotated[
+        int | None,
+        typer.Option("--neighbours", "-k", help="Number of neighbours. Default: 64, as published."),
     ] = None,
-    max_bad: Annotated[float, typer.Option(help="As of astroclip embed.", rich_help_panel="Embedding")] = 0.1,
-    radius_arcsec: Annotated[
-        float, typer.Option(help="As of astroclip embed.", rich_help_panel="Embedding")
-    ] = 1.0,
-    resample: Annotated[
-        bool, typer.Option("--resample", help="As of astroclip embed.", rich_help_panel="Embedding")
-    ] = False,
+    seed: Seed = 0,
+    predictor: Annotated[
+        Path | None, typer.Option(help="Directory of a fitted predictor, instead of --reference.")
+    ] = None,
+    save_to: Annotated[
+        Path | None, typer.Option("--save-predictor", help="Directory to save the fitted predictor in.")
+    ] = None,
+    hdu: Hdu = None,
+    overwrite: Overwrite = False,
+    model: Annotated[
+        str | None, typer.Option("--model", "-m", help="Model to embed CATALOG with first. Default: mini.")
+    ] = None,
+    images: Images = None,
+    spectra: Spectra = None,
+    max_bad: MaxBad = 0.1,
+    radius_arcsec: MatchRadius = 1.0,
+    resample: Resample = False,
     ra: Ra = None,
     dec: Dec = None,
-    device: Annotated[str, typer.Option(help="As of astroclip embed.", rich_help_panel="Embedding")] = "auto",
-    precision: Annotated[
-        str, typer.Option(help="As of astroclip embed.", rich_help_panel="Embedding")
-    ] = "auto",
+    device: Device = "auto",
+    precision: Precision = "auto",
 ) -> None:
     """Take the options that all tasks share."""
 
@@ -104,7 +123,7 @@ def _task(command: Callable[..., None]) -> Callable[..., None]:
 )
 @_task
 def redshift(label: Label = None, pdf: Pdf = None) -> None:
-    """Predict redshifts with their intervals."""
+    """Predict redshifts with intervals of 68 and 95 %."""
 
 
 @app.command(
@@ -125,7 +144,7 @@ def properties() -> None:
 )
 @_task
 def morphology() -> None:
-    """Predict the votes of Galaxy Zoo DECaLS."""
+    """Predict morphology as the vote fractions of Galaxy Zoo DECaLS."""
 
 
 @app.command(

@@ -44,7 +44,7 @@ class PreparedImages(NamedTuple):
 def prepare_images(images: ArrayLike | Tensor, size: int = 144, *, stretched: bool = False) -> PreparedImages:
     """Turn cut-outs into model input: crop about the centre, fill bad pixels, pad, stretch.
 
-    This is the one road from survey pixels to the image encoder.
+    All pixels reach the image encoder through this function.
 
     Parameters
     ----------

@@ -68,7 +68,7 @@ def prepare_spectra(
 ) -> PreparedSpectra:
     """Turn spectra into model input: resample to DESI's grid, fill bad pixels, fill the uncovered part.
 
-    This is the one road from survey pixels to the spectrum encoder. Bad pixels are filled as
+    All pixels reach the spectrum encoder through this function. Bad pixels are filled as
     `fill_bad_pixels` says. The part of DESI's grid that `wave` does not cover gets the mean of the covered
     part: it then standardises to 0, the value that the encoder learnt to see as masked, and leaves the
     mean, which the encoder is given, as it is. The published system never saw either.

@@ -170,7 +170,7 @@ def fit_numbers(
     head
         Sizes of the networks of ``mlp``.
     seed
-        Of all that is drawn.
+        Random seed.
     redshift
         Whether the labels are redshifts, all > -1.
 

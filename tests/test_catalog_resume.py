@@ -183,11 +183,10 @@ def test_another_version_is_refused(source: Path, output: Path, monkeypatch: pyt
 
 @pytest.mark.parametrize("change", ["changed", "renamed"])
 def test_no_copy_of_a_converted_catalogue_is_left_behind(tmp_path: Path, output: Path, change: str) -> None:
-    """A part keeps the plain copy of its catalogue; when it is given up or done, the copy goes."""
     source = tmp_path / "in.csv"
     source.write_text("A\n" + "\n".join(map(str, range(20))) + "\n")
     interrupt(source, output)
-    (copy,) = output.parent.glob(".in.csv.*.fits")
+    assert names_in(output.parent) == [".out.fits.part", ".out.fits.part.json"]
     if change == "renamed":
         source = source.rename(tmp_path / "other.csv")
         assert run(source, output, resume=True).resumed
@@ -195,7 +194,6 @@ def test_no_copy_of_a_converted_catalogue_is_left_behind(tmp_path: Path, output:
         source.write_text(source.read_text() + "20\n")
         with pytest.raises(DataError, match="SHA-256 differs"):
             run(source, output, resume=True)
-        assert list(output.parent.glob(".in.csv.*.fits")) == [copy]  # the file may come back
         run(source, output)
     assert names_in(output.parent) == ["out.fits"]
 

@@ -14,7 +14,7 @@ from astroclip.crossmatch.build import build_pairs
 from astroclip.crossmatch.plan import CrossmatchSettings
 from astroclip.data.pairs import open_pairs
 from astroclip.errors import DataError
-from astroclip.tables import HatsCatalog, is_hats, open_table
+from astroclip.tables import is_hats, open_table
 
 needs_lsdb = pytest.mark.skipif(find_spec("lsdb") is None, reason="needs lsdb: pip install '.[distributed]'")
 ENGINES = ["memory", pytest.param("lsdb", marks=needs_lsdb)]
@@ -50,8 +50,8 @@ def test_images_in_hats_match_as_those_in_fits(survey, tmp_path, layout, engine)
     assert matched.sum() > 10
     for name in set(found.dtype.names) - {"IMAGE_FILE", "IMAGE_ROW"}:
         np.testing.assert_array_equal(found[name], expected[name])
-    hats = HatsCatalog(tmp_path / "hats")
-    files = [path.relative_to(tmp_path / "hats").as_posix() for path in hats.files]
+    with open_table(tmp_path / "hats") as hats:
+        files = [path.relative_to(tmp_path / "hats").as_posix() for path in hats.files]
     number = [files.index(name.strip()) for name in found["IMAGE_FILE"][matched]]
     row = hats.first[number] + found["IMAGE_ROW"][matched]
     np.testing.assert_array_equal(order[row], expected["IMAGE_ROW"][matched])
@@ -110,16 +110,11 @@ def test_moving_objects_missing_ids_and_other_names(tmp_path, engine, rng):
     assert not (found["IMAGE_ROW"] >= 0).any()
 
 
-def test_only_known_columns_are_copied(survey, tmp_path):
+def test_columns_that_fits_cannot_hold_are_left_alone(survey, tmp_path):
     nested = np.zeros(len(NAMES), object)
     nested[:] = [[1.0] * i for i in range(len(NAMES))]
     columns = survey.columns | {"LIGHTCURVE": nested, "NOTE": np.full(len(NAMES), "x")}
     write_hats(tmp_path / "hats", columns, "TARGET_RA", "TARGET_DEC")
-    with open_table(tmp_path / "hats", scratch=tmp_path, columns={"TARGETID", "Z"}) as table:
-        assert sorted(table.columns) == ["TARGETID", "Z"]
-        assert table.fingerprint["size"] > 0
-    with pytest.raises(DataError, match=r"LIGHTCURVE.*lists of different lengths"):
-        open_table(tmp_path / "hats", scratch=tmp_path)
     assert match(tmp_path / "hats", survey.images, tmp_path / "o").size == len(NAMES)
 
 
@@ -128,14 +123,14 @@ def test_folders_that_cannot_be_used(survey, tmp_path):
     write_hats(tmp_path / "hats", table, "ra", "dec")
     assert is_hats(tmp_path / "hats")
     assert not is_hats(tmp_path)
-    files = HatsCatalog(tmp_path / "hats").files
+    files = open_table(tmp_path / "hats").files
     cases = {
         "damaged": lambda path: path.write_bytes(path.read_bytes()[:100]),
         "files are missing": lambda path: path.unlink(),
         "no column objid": lambda path: shutil.copy(other, path),
     }
     write_hats(tmp_path / "few", {k: v for k, v in table.items() if k != "objid"}, "ra", "dec")
-    other = HatsCatalog(tmp_path / "few").files[0]
+    other = open_table(tmp_path / "few").files[0]
     for said, spoil in cases.items():
         victim, kept = files[2], files[2].read_bytes()
         spoil(victim)
@@ -148,5 +143,5 @@ def test_folders_that_cannot_be_used(survey, tmp_path):
     (tmp_path / "hats" / "hats.properties").unlink()
     (tmp_path / "hats" / "collection.properties").write_text("hats_primary_table_url=gone\n")
     with pytest.raises(DataError, match=r"expected hats\.properties in"):
-        HatsCatalog(tmp_path / "hats")
+        open_table(tmp_path / "hats")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["few", "hats"]

@@ -36,7 +36,7 @@ def test_a_hats_catalogue_tells_files_columns_and_sky(tmp_path, rng):
     write_hats(tmp_path / "hats", columns, "x", "y", collection=True)
     report = inspect_file(tmp_path / "hats")
     assert (report.kind, report.rows, report.facts["position"]) == (Kind.HATS, 90, "x, y")
-    assert [(c.name, c.dtype) for c in report.columns][1:3] == [("y", "float64"), ("NAME", "text")]
+    assert [(c.name, c.dtype) for c in report.columns][1:3] == [("y", "float64"), ("NAME", "str")]
     assert report.facts["files"] > 1
     assert report.facts["dec_deg"][0] == pytest.approx(np.nanmin(columns["y"]))
     assert "1 rows" in problems_of(tmp_path / "hats")

@@ -73,7 +73,7 @@ def test_a_table_without_positions_says_where_it_looked(tmp_path: Path) -> None:
     )
     with open_table(tmp_path / "t.fits", hdu="ONE") as table:
         assert find_position(table) is None
-        with pytest.raises(DataError, match=r"HDU 1 \(ONE\).*TWO.* A\. Name them: --ra NAME --dec NAME"):
+        with pytest.raises(DataError, match=r"HDU 1 \(ONE\) .* A; .*TWO.*Name them: --ra NAME --dec NAME"):
             need_position(table)
 
 

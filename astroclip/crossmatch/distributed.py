@@ -29,7 +29,7 @@ from astroclip.sky import (
     floats,
     match_nearest,
 )
-from astroclip.tables.hats import arrow_to_numpy
+from astroclip.tables.arrowcolumns import to_numpy
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -207,4 +207,4 @@ def _partitions(side: HatsSide) -> list["Delayed"]:
 def _take(frame: "pd.DataFrame", names: tuple[str, ...], to_objects: Callable[[Block], Objects]) -> Objects:
     """Return who is where in a partition."""
     table = pa.Table.from_pandas(frame[list(names)], preserve_index=False)
-    return to_objects({name: arrow_to_numpy(table[name]) for name in names})
+    return to_objects({name: to_numpy(table[name].combine_chunks()) for name in names})

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -18,7 +19,8 @@ from astroclip.data.targetid import decode_targetid
 from astroclip.errors import DataError
 from astroclip.schema import BANDS, CUTOUT_SIZE, IMAGE, PIXSCALE, SCALE_TOLERANCE, TARGETID, Reason
 from astroclip.sky import IntArray
-from astroclip.tables import FitsTable, HatsCatalog, is_hats, open_table
+from astroclip.tables import Table, is_hats, open_table
+from astroclip.tables.hats import open_hats
 
 BLOCK_ROWS = 1_000_000
 CHECKED_ROWS = 4096  # images looked at in one go
@@ -145,7 +147,7 @@ class FolderSide:
 class _Table(NamedTuple):
     """An opened table: the columns of position and ids, and of images (3, H, W) if it has one."""
 
-    catalog: FitsTable
+    catalog: Table
     position: PositionColumns
     ids: IdColumns
     image: str | None
@@ -233,7 +235,7 @@ class HatsSide:
     pixels = None
 
     def __init__(self, folder: str | Path, ra: str | None, dec: str | None, epoch: float) -> None:
-        self._hats = HatsCatalog(folder)
+        self._hats = open_hats(Path(folder), str(folder))
         self.folder, self.files = Path(folder), self._hats.files
         self.problems: list[str] = []
         declared = self._hats.position
@@ -242,8 +244,8 @@ class HatsSide:
         self.to_objects = partial(objects_of, position=position, ids=ids, epoch=epoch)
 
     def __iter__(self) -> Iterator[Objects]:
-        for file in range(len(self.files)):
-            yield self.to_objects(self._hats.read(file, self.columns))
+        for start, stop in pairwise(self._hats.first.tolist()):
+            yield self.to_objects(self._hats.read(self.columns, start, stop))
 
     def locate(self, rows: IntArray) -> tuple[IntArray, IntArray]:
         """Count the rows from file to file."""
@@ -251,7 +253,8 @@ class HatsSide:
         return file, rows - self._hats.first[file]
 
     def close(self) -> None:
-        """Do nothing: no file stays open."""
+        """Close the catalogue."""
+        self._hats.close()
 
 
 def open_image_side(
@@ -296,7 +299,7 @@ def open_image_side(
     return CatalogSide(tables, ra, dec, epoch, scratch)
 
 
-def _find_images(catalog: FitsTable) -> str | None:
+def _find_images(catalog: Table) -> str | None:
     """Return the name of a vector column IMAGE (3, H, W) in nanomaggies, None if there is none."""
     name = catalog.find(IMAGE)
     shape = catalog.columns[name].shape if name else ()

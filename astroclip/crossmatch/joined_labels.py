@@ -147,7 +147,7 @@ def _read_table(path: Path) -> Labels:
         if not spelled and not targetid:
             raise DataError(f"{path}: labels are joined by TARGETID or position, and it has neither")
         spelled |= {targetid: TARGETID} if targetid else {}
-        names = [name for name, column in table.columns.items() if not column.descriptor]
+        names = [name for name, column in table.columns.items() if column.is_plain]
         read = table.read(names)
         columns = {spelled.get(name, name): values for name, values in read.items()}
         specs = tuple(

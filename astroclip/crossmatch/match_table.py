@@ -86,7 +86,8 @@ class MatchTable:
     ) -> None:
         self._spectra, self._plan, self._images = spectra, plan, images
         self._labels, self._split = labels, split
-        carried = [ColumnSpec(c.name, _dtype(c.dtype), c.shape, c.unit, c.comment) for c in spectra.columns]
+        known = [spectra.catalog.spec(column.name) for column in spectra.columns]
+        carried = [spec._replace(dtype=_dtype(np.dtype(spec.dtype))) for spec in known]
         width = images.columns["IMAGE_FILE"].dtype.itemsize
         own = [s._replace(dtype=f"S{width}") if s.name == "IMAGE_FILE" else s for s in MATCH_COLUMNS]
         self.columns = [*carried, *(spec for spec in own if pairs or spec.name != "PAIR")]

@@ -7,18 +7,17 @@ from typing import NamedTuple, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from astroclip.crossmatch.who import BRICK_IDS, MOTION, Block, as_integers, find_ids, find_position
-from astroclip.data.zcatalog import CUT_COLUMNS, Cut, find_cut
+from astroclip.crossmatch.who import Block, as_integers, find_ids, find_position
+from astroclip.data.zcatalog import Cut, find_cut
 from astroclip.errors import UsageError
-from astroclip.schema import DEC_NAMES, RA_NAMES, REDSHIFT_NAMES, TARGETID, PairsKey, redshift_names
+from astroclip.schema import TARGETID, PairsKey, redshift_names
 from astroclip.sky import FloatArray, IntArray, floats
-from astroclip.tables import Column, FitsTable, HatsCatalog, is_hats, open_table
+from astroclip.tables import ArrowTable, Column, Table, open_table
 
 BLOCK_ROWS = 65536
 COADD_KEY = (TARGETID, "SURVEY", "PROGRAM", "HEALPIX")  # what a coadd is found by
 # columns that go into the match table where they are there, besides position, ids and those of the cut
 CARRIED = (*COADD_KEY, "Z", "ZERR", "ZWARN", "SPECTYPE", "SUBTYPE", "DELTACHI2", "DESINAME")
-KNOWN = {*CARRIED, *RA_NAMES, *DEC_NAMES, *MOTION, *BRICK_IDS, *REDSHIFT_NAMES, *CUT_COLUMNS}  # all of use
 
 
 class Targets(NamedTuple):
@@ -60,7 +59,7 @@ class SpectraTable:
         Whether its rows can be looked up in a tree of coadds.
     """
 
-    def __init__(self, catalog: FitsTable, cut: str | None, ra: str | None, dec: str | None) -> None:
+    def __init__(self, catalog: Table, cut: str | None, ra: str | None, dec: str | None) -> None:
         self.catalog = catalog
         self.has_coadds = all(catalog.find(name) for name in COADD_KEY)
         self.position = find_position(catalog, ra, dec)
@@ -158,12 +157,10 @@ def open_spectra(
     DataError
         If the table cannot be read, or lacks a position or a column that the cut needs.
     """
-    if is_hats(path):
-        declared = HatsCatalog(path).position
-        ra, dec = ra or declared[0], dec or declared[1]
-    wanted = KNOWN | {str(name).upper() for name in (ra, dec)}
-    catalog = open_table(path, scratch=scratch, columns=wanted)
+    catalog = open_table(path, scratch=scratch)
     try:
+        if isinstance(catalog, ArrowTable):
+            ra, dec = ra or catalog.position[0], dec or catalog.position[1]
         return SpectraTable(catalog, cut, ra, dec)
     except BaseException:
         catalog.close()

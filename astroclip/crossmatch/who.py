@@ -11,7 +11,7 @@ from astroclip.data.targetid import decode_targetid
 from astroclip.errors import DataError
 from astroclip.schema import DEC_NAMES, RA_NAMES, TARGETID
 from astroclip.sky import FloatArray, IntArray, floats
-from astroclip.tables import FitsTable, HatsCatalog
+from astroclip.tables import Table
 from astroclip.tables.motion import propagate
 
 Block = Mapping[str, NDArray]
@@ -43,9 +43,7 @@ class PositionColumns(NamedTuple):
         return propagate(ra, dec, pmra, pmdec, from_epoch=known, to_epoch=epoch)
 
 
-def find_position(
-    table: FitsTable | HatsCatalog, ra: str | None = None, dec: str | None = None
-) -> PositionColumns:
+def find_position(table: Table, ra: str | None = None, dec: str | None = None) -> PositionColumns:
     """Return the position columns: those named, else the first of the usual names.
 
     Raises
@@ -87,7 +85,7 @@ class IdColumns(NamedTuple):
         return (values[0], values[1], values[2]) if values else None
 
 
-def find_ids(table: FitsTable | HatsCatalog) -> IdColumns:
+def find_ids(table: Table) -> IdColumns:
     """Return the id columns of a table: of Legacy Survey and DESI tables; TARGETID tells them too."""
     brick = [table.find(*names) for names in (BRICK_IDS[:1], BRICK_IDS[1:2], BRICK_IDS[2:])]
     targetid = table.find(TARGETID)

@@ -14,7 +14,7 @@ from astroclip.data.pixels import How, Images, Match, Modality
 from astroclip.data.stamps import centre_stamps
 from astroclip.errors import DataError
 from astroclip.schema import BANDS, CUTOUT_SIZE, PIXSCALE
-from astroclip.tables import FitsTable
+from astroclip.tables import Table
 from astroclip.tables.identity import Who
 
 
@@ -30,7 +30,7 @@ class ImageColumn:
     modality: Modality = "image"
     found_by: tuple[str, ...] = ()
 
-    def __init__(self, table: FitsTable, column: str) -> None:
+    def __init__(self, table: Table, column: str) -> None:
         spec = table.column(column)
         if len(spec.shape) != 3 or spec.shape[0] != len(BANDS):
             raise DataError(

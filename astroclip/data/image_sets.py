@@ -13,7 +13,7 @@ from astroclip.data.pixels import PixelFiles, PixelSet
 from astroclip.data.stein import is_stein, open_stein
 from astroclip.errors import UsageError
 from astroclip.schema import IMAGE
-from astroclip.tables import FitsTable
+from astroclip.tables import Table
 
 
 def open_image_files(path: str | Path) -> PixelFiles:
@@ -33,7 +33,7 @@ def open_image_files(path: str | Path) -> PixelFiles:
     return open_multimodal_images(path) if holds_hdf5(path) else open_images(path)
 
 
-def open_image_set(table: FitsTable, wanted: str | None = None) -> PixelSet | None:
+def open_image_set(table: Table, wanted: str | None = None) -> PixelSet | None:
     """Open the images of a table's rows.
 
     Parameters

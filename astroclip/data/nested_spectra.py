@@ -15,7 +15,7 @@ from astroclip.data.spectrum_columns import make_spectra, read_stretches
 from astroclip.data.spectrum_fields import SpectrumParts, find_flux, find_parts
 from astroclip.data.spectrum_set import OwnSpectra
 from astroclip.errors import DataError
-from astroclip.tables import FitsTable as Table
+from astroclip.tables import Table
 
 ARMS_OVERLAP = 0.5  # of the shorter one's range: two that share more are not arms of one spectrum
 PROBED_ROWS = 16  # that tell whether columns are arms

@@ -26,7 +26,7 @@ from astroclip.data.spectrum_fields import (
 from astroclip.data.spectrum_set import OwnSpectra
 from astroclip.errors import DataError
 from astroclip.schema import N_WAVE, desi_wave
-from astroclip.tables import FitsTable as Table
+from astroclip.tables import Table
 
 Values = dict[str, NDArray]
 

@@ -14,7 +14,7 @@ from astroclip.data.sparcl_set import SPARCL, SPARCL_RELEASE, SparclService
 from astroclip.data.spectrum_columns import SpectrumColumns
 from astroclip.errors import DataError, UsageError
 from astroclip.schema import FLUX
-from astroclip.tables import FitsTable as Table
+from astroclip.tables import Table
 
 COADDS = (Kind.COADD, Kind.SPECTRA, Kind.COADDS)
 

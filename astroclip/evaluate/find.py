@@ -13,7 +13,7 @@ from astroclip.schema import (
     SPECTRUM_EMBEDDING,
     redshift_names,
 )
-from astroclip.tables import Column, FitsTable
+from astroclip.tables import Column, Table
 
 KINDS = ("redshift", "property", "morphology", "retrieval")
 REDSHIFTS = ("Z_PHOT", "Z_PRED")  # from images; from spectra, or both
@@ -24,7 +24,7 @@ TRUE_FRACTIONS = ("debiased", "fraction")  # of the votes, the first that is the
 
 
 def find_targets(
-    catalog: FitsTable, truth: str | None, predicted: str | None, kind: str | None, min_votes: int
+    catalog: Table, truth: str | None, predicted: str | None, kind: str | None, min_votes: int
 ) -> list[Target]:
     """Return the predictions that have a truth in the same table; see `report.evaluate_table`.
 
@@ -57,7 +57,7 @@ def find_targets(
     return targets
 
 
-def finds_retrieval(catalog: FitsTable, kind: str | None, named: bool) -> bool:
+def finds_retrieval(catalog: Table, kind: str | None, named: bool) -> bool:
     """Return whether images and spectra are to look for one another.
 
     Raises
@@ -77,7 +77,7 @@ def finds_retrieval(catalog: FitsTable, kind: str | None, named: bool) -> bool:
 
 
 def _find_estimates(
-    catalog: FitsTable, truth: str | None, predicted: str | None, kind: str | None
+    catalog: Table, truth: str | None, predicted: str | None, kind: str | None
 ) -> list[Estimate]:
     """Return redshifts and properties; a truth that is named selects the predictions of it."""
     found = []
@@ -103,13 +103,13 @@ def _find_estimates(
     return found
 
 
-def _find_rate(catalog: FitsTable) -> tuple[str, str] | None:
+def _find_rate(catalog: Table) -> tuple[str, str] | None:
     """Return the columns of star-formation rate and stellar mass, which together tell the specific rate."""
     rate, mass = catalog.find(*LOGSFR_NAMES, *SFR_NAMES), catalog.find(*TRUE_PROPERTIES["LOGMSTAR"])
     return (rate, mass) if rate and mass else None
 
 
-def _prefixes(catalog: FitsTable) -> list[str]:
+def _prefixes(catalog: Table) -> list[str]:
     """Return Z_PHOT, Z_PRED and every X of a column X_PRED but votes, as far as the table has them."""
     numbers = [column.name for column in catalog.columns.values() if _is_number(column)]
     names = [name.upper() for name in numbers]
@@ -121,7 +121,7 @@ def _prefixes(catalog: FitsTable) -> list[str]:
 
 def _is_number(column: Column) -> bool:
     """Tell whether a column holds one number a row."""
-    return column.dtype.kind in "iuf" and not column.shape and not column.descriptor
+    return column.dtype.kind in "iuf" and not column.shape and column.is_plain
 
 
 def _is_redshift(name: str, truth: str | None) -> bool:
@@ -131,7 +131,7 @@ def _is_redshift(name: str, truth: str | None) -> bool:
 
 
 def _estimate(
-    catalog: FitsTable, is_redshift: bool, prefix: str, truth: str, point: str, mass: str | None
+    catalog: Table, is_redshift: bool, prefix: str, truth: str, point: str, mass: str | None
 ) -> Estimate:
     """Return the target, with all that the table has of its distribution."""
     quantiles = {name: catalog.find(f"{prefix}_{name}") for name in LEVELS}
@@ -161,7 +161,7 @@ def _estimate(
     )
 
 
-def _find_morphology(catalog: FitsTable, truth: str | None, prefix: str, min_votes: int) -> list[Morphology]:
+def _find_morphology(catalog: Table, truth: str | None, prefix: str, min_votes: int) -> list[Morphology]:
     """Return the questions whose true and predicted fractions the table has; none: an empty list."""
     true: dict[str, tuple[str, ...]] = {}
     guess: dict[str, tuple[str, ...]] = {}
@@ -175,7 +175,7 @@ def _find_morphology(catalog: FitsTable, truth: str | None, prefix: str, min_vot
     return [Morphology(true, guess, held, min_votes)] if true else []
 
 
-def _true_votes(catalog: FitsTable, question: str, truth: str | None) -> tuple[str, ...] | None:
+def _true_votes(catalog: Table, question: str, truth: str | None) -> tuple[str, ...] | None:
     """Return the columns of volunteers' fractions; Galaxy Zoo recommends the debiased ones."""
     endings = TRUE_FRACTIONS[: 1 if _is_predicted(catalog, question) else 2]
     for ending in [truth] if truth else endings:
@@ -184,7 +184,7 @@ def _true_votes(catalog: FitsTable, question: str, truth: str | None) -> tuple[s
     return None
 
 
-def _predicted_votes(catalog: FitsTable, question: str, prefix: str) -> tuple[str, ...] | None:
+def _predicted_votes(catalog: Table, question: str, prefix: str) -> tuple[str, ...] | None:
     """Return the columns of predicted fractions, those of the last prediction if there are several.
 
     Predict calls them `_fraction`, or `_fraction_PRED` in a table that had such columns. With a `prefix` they
@@ -197,7 +197,7 @@ def _predicted_votes(catalog: FitsTable, question: str, prefix: str) -> tuple[st
     return None
 
 
-def _is_predicted(catalog: FitsTable, question: str) -> bool:
+def _is_predicted(catalog: Table, question: str) -> bool:
     """Tell whether `<question>_<answer>_fraction` are predictions, which come with `<question>_answer`.
 
     With `_fraction_PRED` beside them they were there before predict came: volunteers', or an earlier
@@ -211,7 +211,7 @@ def _is_predicted(catalog: FitsTable, question: str) -> bool:
     return answer and (not earlier or (again and not asked))
 
 
-def _votes(catalog: FitsTable, question: str, prefix: str, ending: str) -> tuple[str, ...] | None:
+def _votes(catalog: Table, question: str, prefix: str, ending: str) -> tuple[str, ...] | None:
     """Return the columns of all answers to a question, or none."""
     names = [catalog.find(f"{prefix}{question}_{answer}{ending}") for answer in GALAXY_ZOO[question]]
     return tuple(map(str, names)) if all(names) else None

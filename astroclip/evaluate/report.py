@@ -21,7 +21,7 @@ from astroclip.evaluate.targets import PUBLISHED_VOTES
 from astroclip.files import check_outputs, written_beside
 from astroclip.plots import write_figure
 from astroclip.schema import redshift_names
-from astroclip.tables import FitsTable, open_table
+from astroclip.tables import Table, open_table
 from astroclip.tables.missing import Taken, sentinel_lines
 
 if TYPE_CHECKING:
@@ -167,7 +167,7 @@ def check_folder(output: Path, overwrite: bool, name: str = METRICS_FILE) -> Non
         raise DataError(f"{output}: there is no folder {output.absolute().parent}. Make it first")
 
 
-def _check_scored(catalog: FitsTable, found: list[Evaluation]) -> None:
+def _check_scored(catalog: Table, found: list[Evaluation]) -> None:
     """Refuse a table in which not one row can be scored."""
     if any(one.scores for one in found):
         return
@@ -181,7 +181,7 @@ def _check_scored(catalog: FitsTable, found: list[Evaluation]) -> None:
     )
 
 
-def _describe(catalog: FitsTable) -> dict[str, Any]:
+def _describe(catalog: Table) -> dict[str, Any]:
     """Say which table it was, and which model embedded it."""
     table = {"name": catalog.name, "rows": catalog.nrows, "sha256": catalog.fingerprint["sha256"]}
     model = {key.lower(): catalog.header[key] for key in ("ACMODEL", "ACHASH") if key in catalog.header}

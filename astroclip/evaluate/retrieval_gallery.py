@@ -19,7 +19,7 @@ from astroclip.schema import TARGETID, redshift_names
 from astroclip.search.lookalike_gallery import GALLERY_SIZE
 from astroclip.search.query_pixels import check_pixels, read_pixels
 from astroclip.search.scan import read_rows
-from astroclip.tables import FitsTable
+from astroclip.tables import Table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -31,7 +31,7 @@ SIDES = {"image_to_spectrum": ("image", "spectrum"), "spectrum_to_image": ("spec
 Pixels = tuple[str | None, str | None]  # where images and spectra are
 
 
-def find_pixels(table: FitsTable, images: str | None, spectra: str | None) -> Pixels | None:
+def find_pixels(table: Table, images: str | None, spectra: str | None) -> Pixels | None:
     """Return where the pixels of a table are; None if there are none and none are named.
 
     They are where `images` and `spectra` say (as `sources.image_source`); else, of a table of matches (column
@@ -56,7 +56,7 @@ def find_pixels(table: FitsTable, images: str | None, spectra: str | None) -> Pi
 
 
 def draw_galleries(
-    table: FitsTable, held: Mapping[str, NDArray], ranks: Mapping[str, NDArray], pixels: Pixels
+    table: Table, held: Mapping[str, NDArray], ranks: Mapping[str, NDArray], pixels: Pixels
 ) -> Iterator[tuple[str, "Figure"]]:
     """Yield a gallery for each direction, and the stems of their files.
 
@@ -90,7 +90,7 @@ def draw_galleries(
         yield f"retrieval-{direction.replace('_', '-')}", draw_gallery(shown)
 
 
-def _show(table: FitsTable, titles: list[str], rows: NDArray, pixels: Pixels) -> list[Shown]:
+def _show(table: Table, titles: list[str], rows: NDArray, pixels: Pixels) -> list[Shown]:
     """Return rows of a table ready to be drawn."""
     seen = read_pixels(table, rows.tolist(), *pixels, GALLERY_SIZE)
     target, redshift = table.find(TARGETID), table.find(*redshift_names(table.columns))

@@ -10,7 +10,7 @@ from astroclip.evaluate.reservoir import Reservoir, join
 from astroclip.evaluate.splits import Splits
 from astroclip.evaluate.targets import Target
 from astroclip.schema import IMAGE_EMBEDDING, SPECTRUM_EMBEDDING
-from astroclip.tables import FitsTable
+from astroclip.tables import Table
 from astroclip.tables.missing import mask_null
 
 BLOCK = 8192  # rows read at a time
@@ -39,7 +39,7 @@ class Held(NamedTuple):
 
 
 def read_rows(
-    catalog: FitsTable,
+    catalog: Table,
     targets: Sequence[Target],
     splits: Splits,
     retrieves: bool,

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from astroclip.schema import EMBED_FLAG, PREDICT_FLAG, redshift_names
-from astroclip.tables import FitsTable
+from astroclip.tables import Table
 from astroclip.tables.missing import Taken, to_floats, to_quantity, to_texts
 from astroclip.tables.positions import find_position
 
@@ -54,7 +54,7 @@ class Splits:
 
     def __init__(
         self,
-        catalog: FitsTable,
+        catalog: Table,
         magnitude: str | None = None,
         snr: str | None = None,
         redshift: str | None = None,

@@ -25,7 +25,7 @@ from astroclip.errors import DataError
 from astroclip.model.prepare_images import STRETCHED_SKY, center_crop, prepare_images, resample_pixscale
 from astroclip.model.prepare_spectra import prepare_spectra
 from astroclip.schema import BANDS, CUTOUT_SIZE, N_WAVE, PIXSCALE, SCALE_TOLERANCE, EmbedFlag
-from astroclip.tables import FitsTable
+from astroclip.tables import Table
 from astroclip.tables.identity import Who, find_who
 
 logger = logging.getLogger(__name__)
@@ -106,7 +106,7 @@ class PixelInputs:
         pixels: PixelSet,
         size: int,
         options: InputOptions = InputOptions(),  # noqa: B008 (immutable)
-        table: FitsTable | None = None,
+        table: Table | None = None,
     ) -> None:
         self.name = pixels.name
         self.missing_bands = np.zeros(len(BANDS), np.int64)
@@ -220,7 +220,7 @@ class PixelInputs:
 
 
 def open_inputs(
-    table: FitsTable,
+    table: Table,
     modality: Modality,
     wanted: str | None = None,
     size: int = CUTOUT_SIZE,

@@ -24,7 +24,7 @@ from astroclip.model.embedder import Embedder, load_model
 from astroclip.model.hub import SHIPPED
 from astroclip.model.inputs import NOTHING, InputOptions, ModelInputs, PixelInputs, open_inputs
 from astroclip.schema import EMBED_FLAG, IMAGE_EMBEDDING, SPECTRUM_EMBEDDING, ColumnSpec, EmbedFlag
-from astroclip.tables import FitsTable, append_columns, merge_shards, open_table
+from astroclip.tables import Table, append_columns, merge_shards, open_table
 from astroclip.tables.outputs import FITS, output_format
 
 COLUMN = {"image": IMAGE_EMBEDDING, "spectrum": SPECTRUM_EMBEDDING}
@@ -230,7 +230,7 @@ def _load(model: str | Path | Embedder, device: str, precision: str, batch_size:
 
 
 def _find_sources(
-    table: FitsTable, embedder: Embedder, images: str | None, spectra: str | None, options: InputOptions
+    table: Table, embedder: Embedder, images: str | None, spectra: str | None, options: InputOptions
 ) -> dict[str, PixelInputs]:
     """Return the sources by modality that the model can use; at least one."""
     sources: dict[str, PixelInputs] = {}
@@ -248,7 +248,7 @@ def _find_sources(
     return sources
 
 
-def _check_kept(table: FitsTable, sources: dict[str, PixelInputs]) -> None:
+def _check_kept(table: Table, sources: dict[str, PixelInputs]) -> None:
     """Refuse to leave an embedding of an earlier run beside new ones: one header, one flag speak of both."""
     kept = [column for modality, column in COLUMN.items() if modality not in sources and table.find(column)]
     if kept:

@@ -20,7 +20,7 @@ from astroclip.files import written_beside
 from astroclip.model.checkpoint import is_model_directory, model_hash
 from astroclip.model.hub import REFERENCE, find_model
 from astroclip.schema import IMAGE_EMBEDDING, SENTINELS, SPECTRUM_EMBEDDING
-from astroclip.tables import FitsTable, open_table
+from astroclip.tables import Table, open_table
 from astroclip.tables.missing import is_missing, mask_null, to_floats
 from astroclip.tables.where import Where
 
@@ -198,7 +198,7 @@ def _of_table(path: Path) -> Reference:
     return Reference(str(path), nrows, model, digest, shapes, units, read)
 
 
-def _whole_column(table: FitsTable, name: str) -> NDArray:
+def _whole_column(table: Table, name: str) -> NDArray:
     """Return a column, read block by block; vectors in float32."""
     column = table.column(name)
     blocks = (

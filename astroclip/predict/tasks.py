@@ -21,7 +21,7 @@ from astroclip.predict.predictor import Predictor, fit_predictor
 from astroclip.predict.reference import EMBEDDINGS, Reference, read_reference
 from astroclip.predict.stored import load_predictor, save_predictor
 from astroclip.schema import DISAGREEMENT, PREDICT_FLAG, ColumnSpec, PredictFlag
-from astroclip.tables import FitsTable, append_columns, open_table
+from astroclip.tables import Table, append_columns, open_table
 from astroclip.tables.missing import mask_null, to_floats
 from astroclip.tables.outputs import output_format
 
@@ -163,16 +163,16 @@ def _check_options(
 
 
 def _embedded(
-    table: FitsTable, output: Path, stack: ExitStack, options: Mapping[str, Any], hdu: str | int | None
-) -> FitsTable:
+    table: Table, output: Path, stack: ExitStack, options: Mapping[str, Any], hdu: str | int | None
+) -> Table:
     """Embed the catalogue into a file beside the output, which goes when all is done."""
     beside = stack.enter_context(scratch_folder(output.parent, str(output))) / "embedded.fits"
     given = {name: value for name, value in options.items() if value is not None}
     embed_catalog(table.source, beside, hdu=hdu, **given)
-    return open_table(beside, hdu=table.hdu if table.path == table.source else None)
+    return open_table(beside, hdu=table.hdu)
 
 
-def _model_of(table: FitsTable) -> str:
+def _model_of(table: Table) -> str:
     """Return the model that embedded a table."""
     model = str(table.header.get("ACMODEL") or "")
     if not model:
@@ -184,7 +184,7 @@ def _model_of(table: FitsTable) -> str:
 
 
 def _choose_inputs(
-    table: FitsTable, known: Reference, task: str, use: str, vector: str | None
+    table: Table, known: Reference, task: str, use: str, vector: str | None
 ) -> tuple[str, ...]:
     """Return the column(s) that make the vector, there in both tables."""
     if vector is not None:
@@ -202,7 +202,7 @@ def _choose_inputs(
     return tuple(known.column(name) for name in names)
 
 
-def _check_inputs(table: FitsTable, fitted: Predictor) -> None:
+def _check_inputs(table: Table, fitted: Predictor) -> None:
     """Refuse a vector that is missing, or of another width than the reference's."""
     for name, width in zip(fitted.inputs, fitted.widths, strict=True):
         ours = int(np.prod(table.column(name).shape))
@@ -213,7 +213,7 @@ def _check_inputs(table: FitsTable, fitted: Predictor) -> None:
             )
 
 
-def _check_same_model(table: FitsTable, inputs: tuple[str, ...], name: str, model: str, digest: str) -> None:
+def _check_same_model(table: Table, inputs: tuple[str, ...], name: str, model: str, digest: str) -> None:
     """Refuse embeddings that two different models made."""
     if not set(EMBEDDINGS) & {column.upper() for column in inputs}:
         return
@@ -227,7 +227,7 @@ def _check_same_model(table: FitsTable, inputs: tuple[str, ...], name: str, mode
 
 
 def _stream(
-    table: FitsTable,
+    table: Table,
     fitted: Predictor,
     output: Path,
     pdf: str | Path | None,
@@ -270,7 +270,7 @@ def _stream(
     )  # fmt: skip
 
 
-def _new_name(table: FitsTable, name: str) -> str:
+def _new_name(table: Table, name: str) -> str:
     """Return the name of a new column: what is there already is kept."""
     there = table.find(name)
     if there is None:
@@ -279,7 +279,7 @@ def _new_name(table: FitsTable, name: str) -> str:
 
 
 def _complete(
-    values: dict[str, NDArray], columns: list[ColumnSpec], table: FitsTable, start: int, stop: int
+    values: dict[str, NDArray], columns: list[ColumnSpec], table: Table, start: int, stop: int
 ) -> dict[str, NDArray]:
     """Add the flags of an earlier prediction, and what the table has nothing for."""
     if there := table.find(PREDICT_FLAG):
@@ -312,7 +312,7 @@ def _provenance(fitted: Predictor) -> tuple[dict[str, Any], list[str]]:
     return settings, history
 
 
-def _read_vectors(table: FitsTable, columns: tuple[str, ...], start: int, stop: int) -> NDArray[np.float32]:
+def _read_vectors(table: Table, columns: tuple[str, ...], start: int, stop: int) -> NDArray[np.float32]:
     """Return the vectors (n, D) of the rows; several columns stand side by side."""
     found = [table.column(name) for name in columns]
     block = table.read([column.name for column in found], start, stop)

@@ -9,7 +9,7 @@ import numpy as np
 from astroclip.errors import DataError, UsageError
 from astroclip.schema import TARGETID
 from astroclip.sky import separation_arcsec
-from astroclip.tables import FitsTable
+from astroclip.tables import Table
 from astroclip.tables.angles import parse_position
 from astroclip.tables.identity import exact_integers
 from astroclip.tables.missing import mask_null
@@ -67,7 +67,7 @@ def parse_example(text: str, like: bool = True) -> Example:
 
 
 def find_rows(
-    table: FitsTable,
+    table: Table,
     examples: Sequence[Example],
     radius_arcsec: float,
     ra: str | None = None,
@@ -101,7 +101,7 @@ def find_rows(
     return rows
 
 
-def _find_row(table: FitsTable, example: Example) -> int:
+def _find_row(table: Table, example: Example) -> int:
     if not example.value.isdecimal():
         raise UsageError(f"row '{example.value}': expected a number from 0 to {table.nrows - 1}")
     if int(example.value) >= table.nrows:
@@ -109,7 +109,7 @@ def _find_row(table: FitsTable, example: Example) -> int:
     return int(example.value)
 
 
-def _find_targetid(table: FitsTable, example: Example) -> int:
+def _find_targetid(table: Table, example: Example) -> int:
     column = table.column(TARGETID)
     if not example.value.strip().lstrip("-").isdecimal():
         raise UsageError(f"TARGETID '{example.value}': expected an integer")
@@ -123,7 +123,7 @@ def _find_targetid(table: FitsTable, example: Example) -> int:
     raise DataError(f"{table.name}: no row with {column.name} {example.value}")
 
 
-def _find_place(table: FitsTable, position: PositionReader, example: Example, radius_arcsec: float) -> int:
+def _find_place(table: Table, position: PositionReader, example: Example, radius_arcsec: float) -> int:
     wanted = parse_position(example.value)
     best, nearest = np.inf, -1
     for start in range(0, table.nrows, BLOCK):

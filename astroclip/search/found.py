@@ -12,16 +12,15 @@ from astroclip.schema import (
     SEARCH_COLUMNS,
     SEARCH_HDU,
     TARGETID,
-    ColumnSpec,
     redshift_names,
 )
 from astroclip.search.index import model_of
 from astroclip.search.scan import Counts, read_rows
-from astroclip.tables import FitsTable, write_table
+from astroclip.tables import Table, write_table
 from astroclip.tables.positions import find_position_names
 
 
-def choose_columns(table: FitsTable, wanted: Sequence[str] | None) -> tuple[list[str], list[str]]:
+def choose_columns(table: Table, wanted: Sequence[str] | None) -> tuple[list[str], list[str]]:
     """Return the columns of the table that the output shall have, and those that it cannot have.
 
     Those of variable length are left out; RANK, SIMILARITY, CATALOG_ROW of an earlier search are replaced.
@@ -34,11 +33,11 @@ def choose_columns(table: FitsTable, wanted: Sequence[str] | None) -> tuple[list
     names = list(table.columns) if wanted is None else [table.column(name).name for name in wanted]
     ours = {spec.name for spec in SEARCH_COLUMNS}
     names = [name for name in dict.fromkeys(names) if name.upper() not in ours]
-    ragged = [name for name in names if table.column(name).descriptor]
+    ragged = [name for name in names if not table.column(name).is_plain]
     return [name for name in names if name not in ragged], ragged
 
 
-def identity_columns(table: FitsTable) -> list[str]:
+def identity_columns(table: Table) -> list[str]:
     """Return the columns that say which galaxy a row is: TARGETID, position and redshift, where they are."""
     redshift = table.find(*redshift_names(table.columns))
     found = [table.find(TARGETID), *(find_position_names(table) or ()), redshift]
@@ -46,7 +45,7 @@ def identity_columns(table: FitsTable) -> list[str]:
 
 
 def write_found(
-    table: FitsTable,
+    table: Table,
     output: Path,
     names: list[str],
     rows: NDArray[np.int64],
@@ -72,7 +71,7 @@ def write_found(
     for column in kept:
         if column.dtype.kind == "U":  # FITS allows ASCII only, not all tables keep to it
             block[column.name] = np.char.encode(block[column.name], "ascii", "replace")
-    specs = [ColumnSpec(c.name, c.dtype.str, c.shape, c.unit, c.comment) for c in kept]
+    specs = [table.spec(name) for name in names]
     found: dict[str, NDArray[Any]] = {
         "RANK": np.arange(1, len(rows) + 1, dtype=np.int32),
         "SIMILARITY": cosine.astype(np.float32),
@@ -90,7 +89,7 @@ def write_found(
     )
 
 
-def _provenance(table: FitsTable, settings: dict[str, Any], counts: Counts) -> dict[str, Any]:
+def _provenance(table: Table, settings: dict[str, Any], counts: Counts) -> dict[str, Any]:
     """Return the cards of the output: the model of the rows' embeddings, what was asked for, and of what."""
     model, digest = model_of(table)
     cards: dict[str, Any] = {}

@@ -16,7 +16,7 @@ from astroclip.config import Settings, make_settings, read_yaml
 from astroclip.errors import DataError
 from astroclip.files import check_outputs, fingerprint_of, written_beside
 from astroclip.search.scan import BLOCK_BYTES, Counts, Progress, Shortlist, normalise
-from astroclip.tables import FitsTable
+from astroclip.tables import Table
 
 MIN_EFFORT = 128  # candidates that a search of the graph keeps at the least
 
@@ -39,7 +39,7 @@ class IndexFacts(Settings):
     column: str
     width: int
     catalog: str
-    hdu: int
+    hdu: int | None
     rows: int
     bad: int
     checksum: FileFingerprint
@@ -62,7 +62,7 @@ class VectorIndex(NamedTuple):
 
 
 def build_index(
-    table: FitsTable,
+    table: Table,
     column: str,
     path: str | Path,
     *,
@@ -109,7 +109,7 @@ def build_index(
     return _write(graph, table, column, path)
 
 
-def open_index(path: str | Path, table: FitsTable, column: str) -> VectorIndex:
+def open_index(path: str | Path, table: Table, column: str) -> VectorIndex:
     """Open an index of a column of a table, mapped into memory.
 
     The SHA-256 of a file is computed only where its size or time of change is not that of the indexed one.
@@ -146,12 +146,12 @@ def open_index(path: str | Path, table: FitsTable, column: str) -> VectorIndex:
     return VectorIndex(graph, facts)
 
 
-def model_of(table: FitsTable) -> tuple[str, str]:
+def model_of(table: Table) -> tuple[str, str]:
     """Return the name and the hash of the model that embedded a table, empty where it does not say."""
     return str(table.header.get("ACMODEL", "")), str(table.header.get("ACHASH", ""))
 
 
-def _write(graph: Any, table: FitsTable, column: str, path: Path) -> IndexFacts:
+def _write(graph: Any, table: Table, column: str, path: Path) -> IndexFacts:
     """Write the two files beside their names, and rename them."""
     model, digest = model_of(table)
     with written_beside(path.with_name(f"{path.name}.yaml")) as about, written_beside(path) as index:
@@ -166,9 +166,9 @@ def _write(graph: Any, table: FitsTable, column: str, path: Path) -> IndexFacts:
     return facts
 
 
-def _is_same_table(table: FitsTable, known: FileFingerprint) -> bool:
+def _is_same_table(table: Table, known: FileFingerprint) -> bool:
     """Tell whether a table's file is the one whose checksum is known."""
-    if table.source != table.path:
+    if table.source.is_dir():
         return bool(table.fingerprint["sha256"] == known.sha256)
     return _is_same(table.source, known)
 

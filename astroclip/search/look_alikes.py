@@ -20,7 +20,7 @@ from astroclip.search.lookalike_gallery import GALLERY_SIZE, describe_galaxies
 from astroclip.search.query import build_query, choose_modalities
 from astroclip.search.query_pixels import check_pixels
 from astroclip.search.scan import SPARE, Progress, Shortlist, rank, read_rows, scan
-from astroclip.tables import FitsTable, open_table
+from astroclip.tables import Table, open_table
 from astroclip.tables.outputs import output_format
 from astroclip.tables.where import Where
 
@@ -207,7 +207,7 @@ def index_catalog(
         return build_index(table, column, path, overwrite=overwrite, progress=progress)
 
 
-def _load(table: FitsTable, model: str | Path | Embedder | None, device: str) -> Embedder:
+def _load(table: Table, model: str | Path | Embedder | None, device: str) -> Embedder:
     """Return the model to embed files with, by default the one that the table names."""
     if isinstance(model, Embedder):
         return model
@@ -217,7 +217,7 @@ def _load(table: FitsTable, model: str | Path | Embedder | None, device: str) ->
     return load_model(name, device)
 
 
-def _open_index(index: str | Path | None, table: FitsTable, searched: list[str]) -> VectorIndex | None:
+def _open_index(index: str | Path | None, table: Table, searched: list[str]) -> VectorIndex | None:
     """Open the index of the column that is searched."""
     if index is None:
         return None
@@ -228,7 +228,7 @@ def _open_index(index: str | Path | None, table: FitsTable, searched: list[str])
 
 def _ask_index(
     graph: VectorIndex,
-    table: FitsTable,
+    table: Table,
     query: NDArray[np.float64],
     k: int,
     where: Where | None,

@@ -12,7 +12,7 @@ from astroclip.search.examples import Example
 from astroclip.search.found import identity_columns
 from astroclip.search.query_pixels import read_pixels
 from astroclip.search.scan import read_rows
-from astroclip.tables import FitsTable
+from astroclip.tables import Table
 
 GALLERY_SIZE = 144  # px, what the published model sees of an image
 GALLERY_ROWS = 50  # of those found, so many are drawn
@@ -20,7 +20,7 @@ MAX_FACTS = 24
 
 
 def describe_galaxies(
-    table: FitsTable,
+    table: Table,
     examples: Sequence[Example],
     example_rows: Sequence[int | None],
     rows: NDArray[np.int64],
@@ -63,9 +63,9 @@ def describe_galaxies(
     return shown
 
 
-def _facts(table: FitsTable) -> list[str]:
+def _facts(table: Table) -> list[str]:
     """Return the columns that a page tells: who, where and how far it is, then others of one value a row."""
-    scalar = [name for name, column in table.columns.items() if not (column.shape or column.descriptor)]
+    scalar = [name for name, column in table.columns.items() if not column.shape and column.is_plain]
     return list(dict.fromkeys(identity_columns(table) + scalar))[:MAX_FACTS]
 
 

@@ -19,7 +19,7 @@ from astroclip.search.examples import Example, ExampleKind, find_rows
 from astroclip.search.index import model_of
 from astroclip.search.query_pixels import read_file
 from astroclip.search.scan import normalise
-from astroclip.tables import FitsTable
+from astroclip.tables import Table
 
 
 class Query(NamedTuple):
@@ -37,7 +37,7 @@ class Modalities(NamedTuple):
 
 
 def choose_modalities(
-    table: FitsTable, examples: Sequence[Example], source: str | None, target: str | None
+    table: Table, examples: Sequence[Example], source: str | None, target: str | None
 ) -> Modalities:
     """Say which embeddings are compared with which.
 
@@ -73,7 +73,7 @@ def choose_modalities(
 
 
 def build_query(
-    table: FitsTable,
+    table: Table,
     examples: Sequence[Example],
     modalities: Modalities,
     embedder: Callable[[], Embedder],
@@ -126,7 +126,7 @@ def build_query(
     return Query(total / length, rows)
 
 
-def _embed_file(table: FitsTable, example: Example, embedder: Embedder) -> NDArray[np.float64]:
+def _embed_file(table: Table, example: Example, embedder: Embedder) -> NDArray[np.float64]:
     """Embed the galaxy of a file with the table's own model."""
     name, digest = model_of(table)
     if embedder.digest != digest:
@@ -143,7 +143,7 @@ def _embed_file(table: FitsTable, example: Example, embedder: Embedder) -> NDArr
     return embedder.embed(modality, inputs, torch.ones(1, dtype=torch.bool))[0].double().numpy()
 
 
-def _check_shared(table: FitsTable) -> None:
+def _check_shared(table: Table) -> None:
     """Refuse a search across modalities where the table does not show that they share a space."""
     widths = {table.column(found).shape for column in COLUMN.values() if (found := table.find(column))}
     if len(widths) > 1 or not model_of(table)[1]:

@@ -13,7 +13,7 @@ from astroclip.data.pixels import Modality
 from astroclip.errors import DataError, UsageError
 from astroclip.model.inputs import NOTHING, InputOptions, ModelInputs, PixelInputs, open_inputs
 from astroclip.search.examples import Example
-from astroclip.tables import FitsTable, open_table
+from astroclip.tables import Table, open_table
 
 OPTIONS = InputOptions(resample=True)  # a query has no flag that could tell of another pixel scale
 IMAGE_FILES = (Kind.IMAGE, Kind.PICTURE, Kind.STEIN, Kind.MULTIMODAL_IMAGES)
@@ -62,7 +62,7 @@ def read_file(modality: Modality, name: str, size: int) -> ModelInputs:
 
 
 def read_pixels(
-    table: FitsTable, shown: Sequence[int | Example], images: str | None, spectra: str | None, size: int
+    table: Table, shown: Sequence[int | Example], images: str | None, spectra: str | None, size: int
 ) -> list[GalaxyInputs]:
     """Read galaxies to be drawn: rows of a table, or files.
 
@@ -89,7 +89,7 @@ def read_pixels(
     ]
 
 
-def check_pixels(table: FitsTable, images: str | None, spectra: str | None, size: int) -> None:
+def check_pixels(table: Table, images: str | None, spectra: str | None, size: int) -> None:
     """Refuse a gallery for which there are no pixels, before anything is searched."""
     places: tuple[tuple[Modality, str | None], ...] = (("image", images), ("spectrum", spectra))
     if all(open_inputs(table, modality, wanted, size, OPTIONS) is None for modality, wanted in places):

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from astroclip.tables import FitsTable
+from astroclip.tables import Table
 from astroclip.tables.where import Where
 
 BLOCK_BYTES = 64 << 20  # of vectors in memory at a time
@@ -53,7 +53,7 @@ def mean_cosine(vectors: Iterable[NDArray[Any]], query: NDArray[Any]) -> NDArray
 
 
 def scan(
-    table: FitsTable,
+    table: Table,
     columns: Sequence[str],
     query: NDArray[np.float64],
     count: int,
@@ -100,7 +100,7 @@ def scan(
 
 
 def _scan_block(
-    table: FitsTable, columns: Sequence[str], query: NDArray[np.float32], start: int, taken: NDArray[np.bool_]
+    table: Table, columns: Sequence[str], query: NDArray[np.float32], start: int, taken: NDArray[np.bool_]
 ) -> Shortlist:
     """Compare the rows taken of a block; where most of them are not, only their stretch is read."""
     at = np.flatnonzero(taken)
@@ -124,7 +124,7 @@ def _merge(kept: Shortlist, new: Shortlist, count: int) -> Shortlist:
     return Shortlist(rows[best], cosine[best], counts)
 
 
-def read_rows(table: FitsTable, names: Sequence[str], rows: NDArray[np.int64]) -> dict[str, NDArray[Any]]:
+def read_rows(table: Table, names: Sequence[str], rows: NDArray[np.int64]) -> dict[str, NDArray[Any]]:
     """Read some rows of a table, in the order asked for; neighbouring ones together."""
     order = np.argsort(rows, kind="stable")
     runs = np.split(rows[order], np.flatnonzero(np.diff(rows[order]) != 1) + 1)
@@ -136,7 +136,7 @@ def read_rows(table: FitsTable, names: Sequence[str], rows: NDArray[np.int64]) -
 
 
 def rank(
-    table: FitsTable, columns: Sequence[str], query: NDArray[np.float64], rows: NDArray[np.int64], k: int
+    table: Table, columns: Sequence[str], query: NDArray[np.float64], rows: NDArray[np.int64], k: int
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     """Return the `k` most similar of some rows and their cosines in float64, the most similar first."""
     rows = np.sort(rows)

@@ -18,6 +18,8 @@ from numpy.typing import NDArray
 from astroclip.errors import DataError, UsageError
 from astroclip.files import Part, check_output, check_space, read_exactly
 from astroclip.schema import ColumnSpec
+from astroclip.tables.anytable import Table
+from astroclip.tables.arrowtable import ArrowTable
 from astroclip.tables.columns import string_width, to_stored
 from astroclip.tables.fitstable import FitsTable
 from astroclip.tables.hdus import Checksum, join_cards, padded, read_cards, seal_header
@@ -118,8 +120,6 @@ class Appender:
         earlier = part.read_journal() if part.size else None
         if earlier and resume:
             check_same_run(earlier, run, self._catalog.name, part.name)
-        if earlier and (copy := earlier.get("copy")) not in (None, run["copy"]):
-            Path(copy).unlink(missing_ok=True)  # of a catalogue that was changed or renamed since
         if earlier and resume:
             rows_end = earlier["rows_at"] + earlier["done"] * width
             if part.size >= rows_end:
@@ -144,7 +144,6 @@ class Appender:
 
     def suspend(self) -> None:
         """Keep the part for a resumed run; if no row is done, leave nothing."""
-        self._catalog.keep_scratch = self.done > 0
         if self.done == 0:
             self._part.remove()
             return
@@ -161,7 +160,7 @@ class Appender:
             raise DataError(
                 f"{self._catalog.name}: changed while it was read; nothing is finished. Start again"
             )
-        publish(self._part, self._catalog.hdu)
+        publish(self._part, self._catalog.table.index)
 
 
 def close_table(part: Part, catalog: FitsTable, rows_at: int, datasum: Checksum) -> None:
@@ -192,7 +191,7 @@ def publish(part: Part, hdu: int) -> None:
 
 @contextmanager
 def append_columns(
-    catalog: FitsTable,
+    catalog: Table,
     output: str | Path,
     columns: Sequence[ColumnSpec],
     *,
@@ -213,7 +212,7 @@ def append_columns(
 
     Parameters
     ----------
-    catalog : FitsTable
+    catalog : Table
         An opened table. `output` may be the same file, with `overwrite`.
     output : path
         ``.fits``, or ``.parquet`` (the table alone; its cards go into the schema's metadata).
@@ -255,6 +254,17 @@ def append_columns(
     name, target = str(output), Path(os.path.realpath(output))
     form = output_format(name)
     check_output(target, name, overwrite)
+    if isinstance(catalog, ArrowTable):
+        from astroclip.tables.fitscopy import open_fits_copy
+
+        with open_fits_copy(catalog, target.parent) as copy, append_columns(
+            copy, output, columns, history=history, cards=cards, settings=settings, rows=rows, shard=shard,
+            overwrite=overwrite, overwrite_columns=overwrite_columns, resume=resume,
+        ) as appender:  # fmt: skip
+            yield appender
+        return
+    if not isinstance(catalog, FitsTable):
+        raise TypeError(type(catalog))
     if form == PARQUET:
         if shard:
             raise UsageError(f"{name}: a shard is written as .fits; the merged table may be .parquet")
@@ -271,13 +281,11 @@ def append_columns(
     try:
         appender = Appender(catalog, part, columns, layout)
         appender.begin(join_cards(layout.cards), run, resume)
-        catalog.keep_scratch = True
         try:
             yield appender
             appender.finish()
         except BaseException:
             appender.suspend()
             raise
-        catalog.keep_scratch = False
     finally:
         part.close()

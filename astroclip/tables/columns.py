@@ -4,11 +4,10 @@ Source: FITS standard 4.0, section 7.3. Written out here because fitsio 1.4.2 re
 astropy 8.0.2 loses the low bits of unsigned 64-bit integers.
 """
 
-import difflib
 import re
-from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from math import prod
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from astropy.io import fits
@@ -16,6 +15,7 @@ from numpy.typing import NDArray
 
 from astroclip.errors import DataError, UsageError
 from astroclip.schema import ColumnSpec
+from astroclip.tables.anytable import Column
 from astroclip.tables.hdus import Card, Hdu
 
 # TFORM letter -> type of one element as stored (A: one character, X: eight bits, P and Q: a descriptor)
@@ -33,49 +33,14 @@ _SIGN_OFFSET = {"B": -(2**7), "I": 2**15, "J": 2**31, "K": 2**63}
 _OTHER_SIGN = {"B": "i1", "I": "u2", "J": "u4", "K": "u8"}
 
 
-def find_name(names: Iterable[str], *candidates: str) -> str | None:
-    """Return the first candidate that is among names, as it is or else in any case; None if none is."""
-    known = list(names)
-    for wanted in candidates:
-        if wanted in known:
-            return wanted
-        for name in known:
-            if name.upper() == wanted.upper():
-                return name
-    return None
+@dataclass(frozen=True, kw_only=True)
+class FitsColumn(Column):
+    """One column of a FITS table: the rest says how it is stored.
 
-
-def get_name(names: Iterable[str], wanted: str, where: str) -> str:
-    """Return a name as it is spelled among names.
-
-    Raises
-    ------
-    DataError
-        If it is not there; the message names `where`, and names that are close.
-    """
-    known = list(names)
-    found = find_name(known, wanted)
-    if found is None:
-        upper = {name.upper(): name for name in known}
-        close = [upper[match] for match in difflib.get_close_matches(wanted.upper(), upper, 5, 0.5)]
-        hint = f"close names: {', '.join(close)}" if close else f"columns: {', '.join(known)}"
-        raise DataError(f"{where} has no column '{wanted}'; {hint}")
-    return found
-
-
-class Column(NamedTuple):
-    """One column of an opened table.
-
-    `dtype` and `shape` are those of one row as `read` returns it, in native byte order; `null` is the
-    integer that marks a missing value there, or None. The rest says how it is stored.
+    `null` is the integer that marks a missing value, as `FitsTable.read` has it under the mask.
     """
 
-    name: str
-    dtype: np.dtype[Any]
-    shape: tuple[int, ...]
-    unit: str
-    comment: str
-    null: int | None
+    hdu: int  # number of the HDU, in a table of several that are joined
     number: int  # n of TFORMn
     form: str  # TFORM without what follows the letters
     letter: str  # TFORM letter of the elements
@@ -84,16 +49,6 @@ class Column(NamedTuple):
     width: int  # bytes in the row
     scale: float
     zero: float
-
-    @property
-    def lists(self) -> bool:
-        """Whether rows are vectors of different lengths."""
-        return bool(self.descriptor) and self.letter != "A"
-
-    @property
-    def fields(self) -> dict[str, int]:
-        """Names inside a nested column: FITS has none."""
-        return {}
 
     @property
     def stored(self) -> np.dtype[Any]:
@@ -116,19 +71,12 @@ class Column(NamedTuple):
         """Whether TSCAL and TZERO make another number of the stored one."""
         return self.letter not in "LXA" and (self.scale, self.zero) != (1, 0) and not self.sign_flipped
 
-    @property
-    def tnull(self) -> int | None:
-        """`null` as it is stored, before TZERO; None where missing values are read as NaN."""
-        if self.null is None or self.scaled:
-            return None
-        return self.null - (int(self.zero) if self.sign_flipped else 0)
 
-
-def _descriptor_size(column: Column) -> int:
+def _descriptor_size(column: FitsColumn) -> int:
     return 2 * np.dtype(_DESCRIPTOR[column.descriptor]).itemsize
 
 
-def read_columns(hdu: Hdu, name: str) -> list[Column]:
+def read_columns(hdu: Hdu, name: str) -> list[FitsColumn]:
     """Return the columns a table's header describes, in order.
 
     Raises
@@ -136,7 +84,7 @@ def read_columns(hdu: Hdu, name: str) -> list[Column]:
     DataError
         If a TFORM is missing or unreadable, or the columns do not fill the row.
     """
-    columns: list[Column] = []
+    columns: list[FitsColumn] = []
     offset = 0
     for number in range(1, hdu.integer("TFIELDS") + 1):
         column = _read_column(hdu, number, offset, name)
@@ -149,7 +97,7 @@ def read_columns(hdu: Hdu, name: str) -> list[Column]:
     return columns
 
 
-def _read_column(hdu: Hdu, number: int, offset: int, name: str) -> Column:
+def _read_column(hdu: Hdu, number: int, offset: int, name: str) -> FitsColumn:
     """Read the cards of one column."""
     header = hdu.header
     title = str(header.get(f"TTYPE{number}", f"COL{number}")).strip()
@@ -172,10 +120,11 @@ def _read_column(hdu: Hdu, number: int, offset: int, name: str) -> Column:
         width = repeat * 2 * np.dtype(_DESCRIPTOR[descriptor]).itemsize
     else:
         width = -(-repeat // 8) if letter == "X" else repeat * np.dtype(_STORED[letter]).itemsize
-    column = Column(
-        title, np.dtype(object), (), str(header.get(f"TUNIT{number}", "")).strip(),
-        _comment(header, f"TTYPE{number}"), null if isinstance(null, int) else None, number, match[0],
-        letter, descriptor, offset, width, scale, zero,
+    column = FitsColumn(
+        name=title, dtype=np.dtype(object), unit=str(header.get(f"TUNIT{number}", "")).strip(),
+        comment=_comment(header, f"TTYPE{number}"), null=null if isinstance(null, int) else None,
+        lists=bool(descriptor) and letter != "A", hdu=hdu.index, number=number, form=match[0], letter=letter,
+        descriptor=descriptor, offset=offset, width=width, scale=scale, zero=zero,
     )  # fmt: skip
     return _as_read(column, repeat, _dims(header.get(f"TDIM{number}")))
 
@@ -190,23 +139,23 @@ def _dims(tdim: object) -> tuple[int, ...]:
     return tuple(int(size) for size in reversed(sizes)) if all(s.strip().isdigit() for s in sizes) else ()
 
 
-def _as_read(column: Column, repeat: int, dims: tuple[int, ...]) -> Column:
+def _as_read(column: FitsColumn, repeat: int, dims: tuple[int, ...]) -> FitsColumn:
     """Return the column with type and shape of what a reader gets; a TDIM that does not fit is ignored."""
     if column.descriptor:
         return column
     shape = dims if dims and prod(dims) == repeat else () if repeat == 1 else (repeat,)
     if column.letter == "A":
         length = shape[-1] if shape == dims and dims else repeat
-        return column._replace(dtype=np.dtype(f"U{max(length, 1)}"), shape=shape[:-1] if length else ())
+        return replace(column, dtype=np.dtype(f"U{max(length, 1)}"), shape=shape[:-1] if length else ())
     if column.letter in "LX":
-        return column._replace(dtype=np.dtype(bool), shape=shape)
-    column = column._replace(dtype=element_dtype(column), shape=shape)
+        return replace(column, dtype=np.dtype(bool), shape=shape)
+    column = replace(column, dtype=element_dtype(column), shape=shape)
     if column.null is None or column.letter not in _SIGN_OFFSET or column.scaled:
-        return column._replace(null=None if column.letter not in _SIGN_OFFSET else column.null)
-    return column._replace(null=column.null + (int(column.zero) if column.sign_flipped else 0))
+        return replace(column, null=None if column.letter not in _SIGN_OFFSET else column.null)
+    return replace(column, null=column.null + (int(column.zero) if column.sign_flipped else 0))
 
 
-def element_dtype(column: Column) -> np.dtype[Any]:
+def element_dtype(column: FitsColumn) -> np.dtype[Any]:
     """Return the native type of one element after scaling."""
     if column.sign_flipped:
         return np.dtype(_OTHER_SIGN[column.letter])
@@ -215,25 +164,33 @@ def element_dtype(column: Column) -> np.dtype[Any]:
     return np.dtype(_STORED[column.letter]).newbyteorder("=")
 
 
-def to_native(stored: NDArray[Any], column: Column) -> NDArray[Any]:
+def to_native(stored: NDArray[Any], column: FitsColumn) -> NDArray[Any]:
     """Turn stored big-endian elements of a column into values (rules: see `FitsTable.read`)."""
     if column.letter == "A":
         return _text(stored, column.dtype)
     if column.letter == "L":
-        return stored == ord("T")
+        undefined = stored == 0  # FITS standard 4.0, 7.3.3.1
+        return _masked(stored == ord("T"), undefined)
     if column.letter == "X":
         bits = np.unpackbits(stored, axis=-1)[..., : prod(column.shape)]
         return bits.reshape(-1, *column.shape).astype(bool)
     if column.sign_flipped:
         native = stored.astype(stored.dtype.newbyteorder("="))
         top_bit = np.array(1 << (8 * native.itemsize - 1), f"u{native.itemsize}")
-        return (native.view(top_bit.dtype) ^ top_bit).view(_OTHER_SIGN[column.letter])
+        flipped = (native.view(top_bit.dtype) ^ top_bit).view(_OTHER_SIGN[column.letter])
+        return _masked(flipped, stored == column.tnull)
     if not column.scaled:
-        return stored.astype(stored.dtype.newbyteorder("="))
+        native = stored.astype(stored.dtype.newbyteorder("="))
+        return native if column.null is None else _masked(native, native == column.null)
     values = stored.astype(element_dtype(column)) * column.scale + column.zero
     if column.null is not None:
         values[stored == column.null] = np.nan
     return values
+
+
+def _masked(values: NDArray[Any], missing: NDArray[np.bool_]) -> NDArray[Any]:
+    """Return values masked where they are missing, as they are where none is."""
+    return np.ma.MaskedArray(values, missing) if missing.any() else values
 
 
 def _text(stored: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[np.str_]:
@@ -271,7 +228,10 @@ def to_stored(values: NDArray[Any], spec: ColumnSpec) -> NDArray[Any]:
     """Turn native values of a `ColumnSpec` into what a FITS row holds (byte order changes on assignment)."""
     dtype = np.dtype(spec.dtype)
     if dtype.kind == "b":
-        return np.where(values, np.uint8(ord("T")), np.uint8(ord("F")))
+        stored = np.where(np.ma.getdata(values), np.uint8(ord("T")), np.uint8(ord("F")))
+        stored[np.ma.getmaskarray(values)] = 0
+        return stored
+    values = np.ma.getdata(values)
     if dtype.name in ("int8", "uint16", "uint32", "uint64"):
         native = np.ascontiguousarray(values, dtype).view(f"u{dtype.itemsize}")
         flipped = native ^ native.dtype.type(1 << (8 * dtype.itemsize - 1))

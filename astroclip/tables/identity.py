@@ -13,8 +13,7 @@ from numpy.typing import NDArray
 
 from astroclip.errors import DataError
 from astroclip.schema import TARGETID
-from astroclip.tables.columns import Column
-from astroclip.tables.fitstable import FitsTable
+from astroclip.tables.anytable import Column, Table
 from astroclip.tables.missing import is_missing, mask_null, to_texts
 from astroclip.tables.positions import Block, PositionReader, find_position
 
@@ -102,7 +101,7 @@ class WhoColumns(NamedTuple):
             dec = ra.copy()
         return Who(ids, ra, dec)
 
-    def check(self, table: FitsTable, start: int = 0, stop: int | None = None) -> None:
+    def check(self, table: Table, start: int = 0, stop: int | None = None) -> None:
         """Read the columns in which a value may be refused, before anything is written.
 
         Integers, and numbers in degrees, are not read.
@@ -133,7 +132,7 @@ class WhoColumns(NamedTuple):
 
 
 def find_who(
-    table: FitsTable, ra: str | None = None, dec: str | None = None, epoch: float | None = None
+    table: Table, ra: str | None = None, dec: str | None = None, epoch: float | None = None
 ) -> WhoColumns:
     """Find the columns that say who and where the rows of a table are.
 
@@ -242,10 +241,10 @@ def _read_digits(
         )
 
 
-def _scalar_column(table: FitsTable, names: tuple[str, ...]) -> Column | None:
+def _scalar_column(table: Table, names: tuple[str, ...]) -> Column | None:
     """Return the first of some columns of one value a row, or None."""
     found = [table.columns[name] for wanted in names if (name := table.find(wanted))]
-    return next((column for column in found if not column.shape and not column.descriptor), None)
+    return next((column for column in found if not column.shape and column.is_plain), None)
 
 
 def _is_exact(column: Column) -> bool:

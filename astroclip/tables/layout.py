@@ -11,7 +11,7 @@ import numpy as np
 
 from astroclip.errors import DataError, UsageError
 from astroclip.schema import ColumnSpec
-from astroclip.tables.columns import Column, column_cards, form_of, stored_dtype
+from astroclip.tables.columns import FitsColumn, column_cards, form_of, stored_dtype
 from astroclip.tables.fitstable import FitsTable
 from astroclip.tables.hdus import Card, ascii_text, join_cards, keyword, padded, set_card
 
@@ -129,7 +129,7 @@ def add_card(cards: list[bytes], card: Card) -> None:
     cards += [Card("HISTORY", line).encode() for line in lines]
 
 
-def _check_replacement(catalog: FitsTable, column: Column, spec: ColumnSpec, allowed: bool) -> None:
+def _check_replacement(catalog: FitsTable, column: FitsColumn, spec: ColumnSpec, allowed: bool) -> None:
     """Refuse to replace an existing column where it was not asked for, or its storage differs."""
     if not allowed:
         raise UsageError(

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from astroclip.errors import DataError
 from astroclip.schema import ANY_SCALE, MISSING_TEXTS, SENTINELS, possible_range
-from astroclip.tables.columns import Column
+from astroclip.tables.anytable import Column
 
 Taken = Counter[tuple[str, float]]  # how many values of a column, by name and value, were taken as missing
 

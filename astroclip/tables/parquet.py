@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from astroclip.errors import DataError
-from astroclip.tables.columns import Column, element_dtype
+from astroclip.tables.columns import FitsColumn, element_dtype
 from astroclip.tables.fitstable import FitsTable
 
 SHAPE_KEY = "astroclip_shape"  # metadata: the shape of a row of more than one dimension
@@ -43,7 +43,7 @@ def write_parquet(catalog: FitsTable, path: Path) -> None:
             writer.write_batch(pa.record_batch(arrays, schema=schema))
 
 
-def _type(column: Column) -> pa.DataType:
+def _type(column: FitsColumn) -> pa.DataType:
     """Return the type of one row of a column."""
     if column.letter == "A":
         value = pa.string()
@@ -54,7 +54,7 @@ def _type(column: Column) -> pa.DataType:
     return pa.list_(value, prod(column.shape) or -1) if column.shape else value  # no list of size 0
 
 
-def _field(column: Column) -> pa.Field:
+def _field(column: FitsColumn) -> pa.Field:
     shape = ",".join(map(str, column.shape)) if len(column.shape) > 1 else ""
     metadata = {"unit": column.unit, "comment": column.comment, SHAPE_KEY: shape}
     return pa.field(
@@ -62,7 +62,7 @@ def _field(column: Column) -> pa.Field:
     )
 
 
-def _array(values: NDArray[Any], column: Column) -> pa.Array:
+def _array(values: NDArray[Any], column: FitsColumn) -> pa.Array:
     if column.descriptor:
         return pa.array([value.item() if column.letter == "A" else value for value in values], _type(column))
     if values.size == 0:

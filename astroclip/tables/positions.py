@@ -23,8 +23,7 @@ from astroclip.tables.angles import (
     mas_per_year,
     parse_angles,
 )
-from astroclip.tables.columns import Column
-from astroclip.tables.fitstable import FitsTable
+from astroclip.tables.anytable import Column, Table
 from astroclip.tables.missing import is_missing, mask_null, to_floats, to_texts
 from astroclip.tables.motion import propagate
 
@@ -159,7 +158,7 @@ class PositionReader(NamedTuple):
 
 
 def find_position(
-    table: FitsTable, ra: str | None = None, dec: str | None = None, epoch: float | None = None
+    table: Table, ra: str | None = None, dec: str | None = None, epoch: float | None = None
 ) -> PositionReader | None:
     """Find the position columns of a table: those named, else the first pair of the usual names.
 
@@ -199,7 +198,7 @@ def find_position(
 
 
 def need_position(
-    table: FitsTable, ra: str | None = None, dec: str | None = None, epoch: float | None = None
+    table: Table, ra: str | None = None, dec: str | None = None, epoch: float | None = None
 ) -> PositionReader:
     """Find the position columns as `find_position` does; a table without them is a `DataError`."""
     position = find_position(table, ra, dec, epoch)
@@ -210,17 +209,13 @@ def need_position(
     return position
 
 
-def no_columns(table: FitsTable, what: str) -> str:
+def no_columns(table: Table, what: str) -> str:
     """Say that a table has none of some columns: where was read, what else there is, the columns seen."""
-    names = list(table.columns)
-    seen = ", ".join(names[:30]) + (f" and {len(names) - 30} more" if len(names) > 30 else "")
-    others = [str(hdu) for hdu in table.hdus if hdu.is_table and hdu.index != table.hdu]
-    beside = f"; other tables: {', '.join(others)}" if others else ""
-    return f"{table.name}: no {what} in {table.table}{beside}. Its columns are {seen or 'none'}"
+    return f"{table.where} has no {what}; {table.contents}"
 
 
 def find_position_names(
-    table: FitsTable, ra: str | None = None, dec: str | None = None
+    table: Table, ra: str | None = None, dec: str | None = None
 ) -> tuple[str, str] | None:
     """Return the names of the position columns as the table spells them, whatever they hold; None if none."""
     if ra and dec:
@@ -235,17 +230,17 @@ def find_position_names(
     return None
 
 
-def _scalar(table: FitsTable, name: str) -> str | None:
+def _scalar(table: Table, name: str) -> str | None:
     """Return the name of a column of one number or text a row, if it is there."""
     found = table.find(name)
     column = table.columns[found] if found else None
     return found if column and not column.shape and column.dtype.kind in "iufUS" else None
 
 
-def _angle(table: FitsTable, name: str, is_ra: bool) -> Angle:
+def _angle(table: Table, name: str, is_ra: bool) -> Angle:
     """Return how a column is read."""
     column = table.columns[name]
-    if column.shape or column.descriptor or column.dtype.kind not in "iufUS":
+    if column.shape or not column.is_plain or column.dtype.kind not in "iufUS":
         raise DataError(
             f"{table.name}: column '{name}' is {column.dtype} {column.shape or ''}, expected a position of "
             "one number or text a row. Name another one: --ra NAME --dec NAME"
@@ -262,7 +257,7 @@ def _angle(table: FitsTable, name: str, is_ra: bool) -> Angle:
     return Angle(column, scale, is_ra, declared=bool(column.unit.strip()))
 
 
-def _find_motion(table: FitsTable) -> Motion | None:
+def _find_motion(table: Table) -> Motion | None:
     """Return the columns of proper motion, if there are all three."""
     since = table.find(*EPOCH_NAMES)
     found = [(table.find(ra), table.find(dec)) for ra, dec in MOTION_NAMES]

@@ -23,15 +23,11 @@ def describe_run(
     rows: tuple[int, int],
     shard: tuple[int, int] | None,
 ) -> dict[str, Any]:
-    """Return what must be the same in a resumed run, in the types that JSON gives back.
-
-    Only `copy` may differ, the plain FITS copy of a catalogue that had to be converted; else None.
-    """
+    """Return what must be the same in a resumed run, in the types that JSON gives back."""
     run = {
         "format": JOURNAL_FORMAT,
         "program": f"astroclip {__version__}",
         "input": {"name": catalog.name, **catalog.fingerprint},
-        "copy": str(catalog.path.absolute()) if catalog.path != catalog.source else None,
         "hdu": catalog.hdu,
         "columns": columns,
         "rows": rows,

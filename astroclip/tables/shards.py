@@ -122,7 +122,7 @@ def _write_merged(shards: list[FitsTable], target: Path, name: str) -> None:
         for shard in shards:
             part.copy(shard.file, shard.table.data, shard.table.data + shard.nrows * width, datasum.update)
         close_table(part, first, rows_at, datasum)
-        publish(part, first.hdu)
+        publish(part, first.table.index)
     except BaseException:
         part.remove()
         raise

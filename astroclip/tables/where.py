@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from astroclip.errors import DataError, UsageError
-from astroclip.tables import Column, FitsTable
+from astroclip.tables.anytable import Column, Table
 
 MAX_DEPTH = 50  # parentheses and ~ within each other
 MAX_DIGITS = 20  # of an integer: those of uint64
@@ -65,9 +65,7 @@ class Value(NamedTuple):
         if self.column is None:
             return False
         values = block[self.column.name]
-        if values.dtype.kind == "f":
-            return np.isnan(values)
-        return False if self.column.null is None else values == self.column.null
+        return np.isnan(values) if values.dtype.kind == "f" else np.ma.getmaskarray(values)
 
 
 Test = Callable[[Block], Truth]
@@ -94,7 +92,7 @@ class Where:
         If the table has no such column.
     """
 
-    def __init__(self, text: str, table: FitsTable) -> None:
+    def __init__(self, text: str, table: Table) -> None:
         self.text, self._table, self._depth = text, table, 0
         self._at = 0
         self.columns: list[str] = []
@@ -189,7 +187,7 @@ class Where:
             column = self._table.column(token.strip("`"))
         except DataError as error:
             raise DataError(f"--where, character {at + 1}: {error}") from None
-        if column.shape or column.descriptor or column.dtype.kind == "c":
+        if column.shape or not column.is_plain or column.dtype.kind == "c":
             raise self._error(f"column '{column.name}' does not hold one value a row", at)
         if column.name not in self.columns:
             self.columns.append(column.name)

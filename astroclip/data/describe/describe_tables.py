@@ -11,11 +11,13 @@ from astroclip.data.describe.row_tally import EMBEDDINGS, MIN_PIXELS, RowTally
 from astroclip.data.fitsfile import check_flux_unit, check_image_unit, check_wave_unit
 from astroclip.errors import DataError
 from astroclip.schema import FLUX, IMAGE, IVAR, WAVE
-from astroclip.tables import FitsTable, HatsCatalog, open_table
+from astroclip.tables import FitsTable, Table, open_table
+from astroclip.tables.hats import open_hats
 from astroclip.tables.identity import WhoColumns, find_who
 from astroclip.tables.missing import is_missing
 
 BLOCK_BYTES = 64 << 20
+HATS_ROWS = 1 << 20  # read at a time
 COUNTED_BYTES = (
     2 << 30
 )  # of columns of one value a row: in smaller tables the missing values of all are counted
@@ -46,7 +48,7 @@ def describe_table(
         return FileReport(path, kind, table.nrows, columns, facts, problems)
 
 
-def _find_who(table: FitsTable, ra: str | None, dec: str | None, problems: list[str]) -> WhoColumns | None:
+def _find_who(table: Table, ra: str | None, dec: str | None, problems: list[str]) -> WhoColumns | None:
     """Return the columns that say who and where rows are; what is wrong with them becomes a problem."""
     try:
         return find_who(table, ra, dec)
@@ -55,7 +57,7 @@ def _find_who(table: FitsTable, ra: str | None, dec: str | None, problems: list[
         return None
 
 
-def _read_rows(table: FitsTable, tally: RowTally, who: WhoColumns | None, problems: list[str]) -> None:
+def _read_rows(table: Table, tally: RowTally, who: WhoColumns | None, problems: list[str]) -> None:
     """Read all rows; from where an identifier or a position cannot be read on, these are left out."""
     names = list(dict.fromkeys([*tally.names, *(who.columns if who else [])]))
     width = sum(prod(table.column(name).shape) * table.column(name).dtype.itemsize for name in names)
@@ -75,15 +77,14 @@ def _read_rows(table: FitsTable, tally: RowTally, who: WhoColumns | None, proble
             tally.sky.add(ra, dec, np.logical_or(*(is_missing(block[name]) for name in angles)))
 
 
-def _place_facts(table: FitsTable, who: WhoColumns | None) -> dict[str, Any]:
+def _place_facts(table: Table, who: WhoColumns | None) -> dict[str, Any]:
     """Return which table of the file was read, which others there are, and the columns of positions."""
-    facts: dict[str, Any] = {"hdu": str(table.table)}
-    tables = [hdu for hdu in table.hdus if hdu.is_table]
+    facts: dict[str, Any] = {"hdu": table.place}
+    hdus = table.hdus if isinstance(table, FitsTable) else []
+    tables = [hdu for hdu in hdus if hdu.is_table]
     rows = {str(hdu): hdu.integer("NAXIS2") for hdu in tables}
-    if len(table.hdus) > 2:
-        facts["all HDUs"] = [
-            f"{hdu}, {rows[str(hdu)]} rows" if hdu.is_table else str(hdu) for hdu in table.hdus
-        ]
+    if len(hdus) > 2:
+        facts["all HDUs"] = [f"{hdu}, {rows[str(hdu)]} rows" if hdu.is_table else str(hdu) for hdu in hdus]
     beside = [hdu.name for hdu in tables if rows[str(hdu)] == table.nrows and hdu.name]
     if len(beside) > 1 and table.nrows > 1:
         facts["HDUs with as many rows"] = ", ".join(beside)
@@ -93,7 +94,7 @@ def _place_facts(table: FitsTable, who: WhoColumns | None) -> dict[str, Any]:
     return facts
 
 
-def _column_problems(table: FitsTable) -> list[str]:
+def _column_problems(table: Table) -> list[str]:
     """Say which columns that astroclip reads have a unit or length that cannot be right."""
     said = []
     for wanted, check in ((FLUX, check_flux_unit), (WAVE, check_wave_unit), (IMAGE, check_image_unit)):
@@ -111,7 +112,7 @@ def _column_problems(table: FitsTable) -> list[str]:
     return said
 
 
-def _model_facts(table: FitsTable) -> dict[str, Any]:
+def _model_facts(table: Table) -> dict[str, Any]:
     """Return which model made the embeddings, and how long they are."""
     widths = {name: prod(table.column(name).shape) for name in EMBEDDINGS if table.find(name)}
     if not widths:
@@ -128,13 +129,14 @@ def describe_hats(path: Path, kind: str) -> FileReport:
     DataError
         If it cannot be read.
     """
-    hats, sky = HatsCatalog(path), SkyRange()
-    position = [name for name in hats.position if name]
-    for file in range(len(hats.files)) if len(position) == 2 else ():
-        sky.add(*hats.read(file, position).values())
-    columns = [
-        ColumnInfo(c.name, "text" if c.dtype.startswith("S") else c.dtype, c.shape, c.unit)
-        for c in hats.columns.values()
-    ]
-    facts = {"files": len(hats.files), "position": ", ".join(position), **sky.facts()}
-    return FileReport(path, kind, len(hats), columns, facts, sky.problems())
+    with open_hats(path, str(path)) as hats:
+        sky, position = SkyRange(), [name for name in hats.position if name]
+        for _, block in hats.blocks(position, HATS_ROWS) if len(position) == 2 else ():
+            sky.add(*block.values())
+        columns = [
+            ColumnInfo(c.name, dtype_name(c.dtype), c.shape, c.unit)
+            for c in hats.columns.values()
+            if c.is_plain
+        ]
+        facts = {"files": len(hats.files), "position": ", ".join(position), **sky.facts()}
+        return FileReport(path, kind, hats.nrows, columns, facts, sky.problems())

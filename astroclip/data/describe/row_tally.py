@@ -25,7 +25,7 @@ from astroclip.schema import (
     PredictFlag,
     possible_range,
 )
-from astroclip.tables.columns import find_name
+from astroclip.tables.anytable import find_name
 from astroclip.tables.missing import Taken, is_missing, sentinel_lines, to_quantity
 
 # what tells a row apart: the columns of the first group of which all are there

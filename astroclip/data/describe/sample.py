@@ -37,7 +37,7 @@ from astroclip.schema import (
     PairsKey,
     desi_wave,
 )
-from astroclip.tables import FitsTable, open_table
+from astroclip.tables import Table, open_table
 
 WHOLE_IMAGE = 512  # px; a larger image is shown in stamps
 
@@ -126,7 +126,7 @@ def _from_catalog(path: Path, n: int, rng: np.random.Generator) -> Sample:
         )
 
 
-def _column_spectra(table: FitsTable, values: dict[str, NDArray]) -> Spectra:
+def _column_spectra(table: Table, values: dict[str, NDArray]) -> Spectra:
     """Return the spectra of vector columns; all must be on the wavelengths of the first."""
     flux = values[FLUX].astype(np.float32)
     if WAVE not in values and flux.shape[1] != N_WAVE:

@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 
 from astroclip.errors import DataError, UsageError
 from astroclip.schema import ColumnSpec
-from astroclip.tables import append_columns, merge_shards, open_table, tabular
+from astroclip.tables import append_columns, merge_shards, open_table, textfile
 
 BIG = 2**53 + 1  # more than a double can hold
 
@@ -58,13 +58,13 @@ def test_parquet_in(tmp_path: Path, out: Path, group: int) -> None:
     append_all(tmp_path / "in.parquet", out / "out.fits")
     assert fitsverify(out / "out.fits") == "OK"
     values = read_all(out / "out.fits")
-    assert values["TARGETID"].tolist() == [BIG, -(2**63), -1]
-    assert values["U8"].tolist() == [255, -(2**15), 0]
-    assert values["U64"].tolist() == [2**64 - 2, 2**64 - 1, 0]
+    assert values["TARGETID"].tolist() == [BIG, None, -1]
+    assert values["U8"].tolist() == [255, None, 0]
+    assert values["U64"].tolist() == [2**64 - 2, None, 0]
     assert values["I8"].tolist() == [-128, 0, 127]
     assert values["F16"].tolist() == [1, 2, 3]
     np.testing.assert_array_equal(values["F"], np.array([1.5, np.nan, np.nan], "f4"))
-    assert values["GOOD"].tolist() == [True, False, False]
+    assert values["GOOD"].tolist() == [True, None, False]
     assert values["S"].tolist() == ["a", "", "longer"]
     assert values["D"].tolist() == ["x", "yy", ""]
     np.testing.assert_array_equal(values["V"], [[1, 2], [np.nan, np.nan], [3, np.nan]])
@@ -80,12 +80,13 @@ def test_parquet_in(tmp_path: Path, out: Path, group: int) -> None:
 @pytest.mark.parametrize(
     ("column", "message"),
     [
-        (pa.array([[1], [2, 3]]), "'C' has lists of different lengths"),
-        (pa.array([{"a": 1}, {"a": 2}]), "'C' is struct<a: int64>, which a FITS table cannot hold"),
-        (pa.array([0, 1], pa.timestamp("ms")), r"'C' is timestamp\[ms\]"),
-        (pa.array([["a"], ["b"]]), "'C' is list<"),
-        (pa.array([[[1], None]], pa.list_(pa.list_(pa.int8(), 1), 2)), "lists that are missing within lists"),
-        (pa.array(["a", "é"]), "'C' holds 'é'; FITS text is ASCII"),
+        (pa.array([{"a": 1}, {"a": 2}]), r"'C' \(struct<a: int64>\). Leave out: --drop C"),
+        (pa.array([0, 1], pa.timestamp("ms")), r"'C' \(timestamp\[ms\]\)"),
+        (pa.array([0, 1], pa.date32()), r"'C' \(date32\[day\]\)"),
+        (pa.array([1, 2]).cast(pa.decimal128(21, 2)), r"'C' \(decimal128"),
+        (pa.array([b"a", b"b"]), r"'C' \(binary\)"),
+        (pa.array([["a"], ["b", "c"]]), r"'C' \(list<"),
+        (pa.array([[[1], [2]], [[3]]]), r"'C' \(list<"),
         (
             pa.array([None, -(2**63)], pa.int64()),
             "'C' has missing values and also holds -9223372036854775808",
@@ -97,7 +98,7 @@ def test_parquet_columns_that_fits_cannot_hold(
 ) -> None:
     pq.write_table(pa.table({"C": column}), tmp_path / "in.parquet")
     with pytest.raises(DataError, match=message):
-        open_table(tmp_path / "in.parquet", scratch=out)
+        append_all(tmp_path / "in.parquet", out / "out.fits")
     assert names_in(out) == []
 
 
@@ -105,7 +106,7 @@ def test_parquet_columns_that_fits_cannot_hold(
 def test_names_that_fits_cannot_hold(tmp_path: Path, out: Path, names: list[str]) -> None:
     pq.write_table(pa.table([pa.array([1])] * len(names), names=names), tmp_path / "in.parquet")
     with pytest.raises(DataError, match=r"columns A are there twice|1000 columns, FITS allows 999"):
-        open_table(tmp_path / "in.parquet", scratch=out)
+        append_all(tmp_path / "in.parquet", out / "out.fits")
 
 
 def test_damaged_parquet(tmp_path: Path, out: Path) -> None:
@@ -133,16 +134,16 @@ def test_csv_in(tmp_path: Path, out: Path, suffix: str, monkeypatch: pytest.Monk
     assert values["TARGETID"].tolist() == [BIG, -3, 0]
     assert values["U64"].tolist() == [2**64 - 1, 0, 1]
     np.testing.assert_array_equal(values["RA"], [1.5, np.nan, np.nan])
-    assert values["N"].tolist() == [1, -(2**63), 3]
+    assert values["N"].tolist() == [1, None, 3]
     np.testing.assert_array_equal(values["MIXED"], [1, 2.5, np.nan])
     assert values["WORD"].tolist() == ["a", "two\nlines", "NA"]
-    assert values["FINE"].tolist() == [True, False, False]
+    assert values["FINE"].tolist() == [True, False, None]
     assert np.isnan(values["EMPTY"]).all()
     assert values["with, comma"].tolist() == [1, 2, 3]
 
 
 def test_csv_types_are_those_of_all_rows(tmp_path: Path, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tabular, "_CSV_BLOCK", 64)
+    monkeypatch.setattr(textfile, "CSV_BLOCK", 64)
     rows = [*range(50), "1.5", *range(50), "text"]
     lines = ["A,B", *(f"{i},{row}" for i, row in enumerate(rows))]
     (tmp_path / "in.csv").write_text("\n".join(lines))
@@ -158,7 +159,7 @@ def test_csv_without_rows(tmp_path: Path, out: Path) -> None:
     assert read_all(out / "out.fits")["ra"].shape == (0,)
 
 
-@pytest.mark.parametrize("text", ["", "a,b\n1\n", "a,b\n1,\xff\n"])
+@pytest.mark.parametrize("text", ["", "a,b\n1\n", "a,b\n1,2,3\n"])
 def test_broken_csv(tmp_path: Path, out: Path, text: str) -> None:
     (tmp_path / "in.csv").write_bytes(text.encode("latin-1"))
     with pytest.raises(DataError, match="cannot be read as a table"):
@@ -277,16 +278,22 @@ def test_any_csv_column_keeps_its_values(
         "ID,C\n" + "".join(f"{i},{'' if cell is None else cell}\n" for i, cell in enumerate(cells))
     )
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tabular, "_CSV_BLOCK", block)
+        patch.setattr(textfile, "CSV_BLOCK", block)
         with open_table(path, scratch=path.parent) as catalog:
-            column, values = catalog.columns["C"], catalog.read(["C"])["C"].tolist()
+            column = catalog.columns["C"]
+            spoilt = [cell for cell in cells if isinstance(cell, bool)]
+            if catalog.problems:
+                with pytest.raises(DataError, match=f"holds '{spoilt[0]}', expected a number"):
+                    catalog.read(["C"])
+                return
+            values = catalog.read(["C"])["C"].tolist()
     there = [cell for cell in cells if cell is not None]
     kinds = {type(cell) for cell in there}
     for cell, value in zip(cells, values, strict=True):
-        if column.letter == "A":
+        if column.dtype.kind == "U":
             assert value == ("" if cell is None else str(cell))
         elif cell is None:
-            assert value == column.null or value is False or np.isnan(value)
+            assert value is None or np.isnan(value)
         elif kinds == {int} and min(there) >= -(2**63) and (max(there) < 2**63 or min(there) >= 0):
             assert value == cell
         else:

@@ -248,6 +248,13 @@ class EmbedFlag(IntFlag):
     STRETCHED_IMAGE = 4096  # the image is a viewer's PNG or JPEG, already stretched: 8 bits a colour
 
 
+# what of EMBED_FLAG makes an estimate from such embeddings doubtful
+BAD_INPUT_BITS = {
+    IMAGE_EMBEDDING: EmbedFlag.BAD_IMAGE_PIXELS | EmbedFlag.MISSING_BAND,
+    SPECTRUM_EMBEDDING: EmbedFlag.BAD_SPECTRUM_PIXELS,
+}
+
+
 class PredictFlag(IntFlag):
     """Bits of the `PREDICT_FLAG` column."""
 
@@ -256,6 +263,7 @@ class PredictFlag(IntFlag):
     OUT_OF_DOMAIN = 4  # farther from its neighbours than 99.5 % of the reference's rows are from theirs
     EXTRAPOLATED = 8  # a 68 % interval reaches beyond the lowest or highest label of the reference
     DISAGREEMENT = 16  # image and spectrum fit together worse than 99.5 % of the reference's pairs do
+    BAD_INPUT = 32  # EMBED_FLAG says that bad pixels, or a missing band, were filled in what was embedded
 
 
 # --- the table of look-alikes, written by search: these columns, then those of the rows found --------------

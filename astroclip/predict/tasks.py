@@ -20,7 +20,14 @@ from astroclip.predict.pdf import PdfFile
 from astroclip.predict.predictor import Predictor, fit_predictor
 from astroclip.predict.reference import EMBEDDINGS, Reference, read_reference
 from astroclip.predict.stored import load_predictor, save_predictor
-from astroclip.schema import DISAGREEMENT, PREDICT_FLAG, ColumnSpec, PredictFlag
+from astroclip.schema import (
+    BAD_INPUT_BITS,
+    DISAGREEMENT,
+    EMBED_FLAG,
+    PREDICT_FLAG,
+    ColumnSpec,
+    PredictFlag,
+)
 from astroclip.tables import Table, append_columns, open_table
 from astroclip.tables.missing import mask_null, to_floats
 from astroclip.tables.outputs import output_format
@@ -255,6 +262,7 @@ def _stream(
             both = [_read_vectors(table, (name,), start, stop) for name in pairs]
             values, posteriors = fitted.predict(vectors, (both[0], both[1]) if len(both) == 2 else None)
             flag = values[PREDICT_FLAG]
+            flag |= _bad_inputs(table, fitted.inputs, start, stop)
             predicted += int(np.count_nonzero((flag & PredictFlag.NO_EMBEDDING) == 0))
             flags.update({str(b.name): n for b in PredictFlag if (n := int(np.count_nonzero(flag & b)))})
             values = _complete(values, columns, table, start, stop)
@@ -268,6 +276,17 @@ def _stream(
         output, table.nrows, predicted, dict(flags), fitted.rows, ",".join(fitted.inputs), label,
         fitted.fitted.method, (),
     )  # fmt: skip
+
+
+def _bad_inputs(table: Table, inputs: tuple[str, ...], start: int, stop: int) -> NDArray[np.int32] | int:
+    """Return the flag bit of rows of which embed says that much of their pixels was filled in."""
+    embed_flag = table.find(EMBED_FLAG)
+    bits = [BAD_INPUT_BITS[name] for name in EMBEDDINGS if name in {column.upper() for column in inputs}]
+    if embed_flag is None or not bits:
+        return 0
+    said = np.ma.filled(table.read([embed_flag], start, stop)[embed_flag], 0).astype(np.int64)
+    filled = (said & np.bitwise_or.reduce(bits)) != 0
+    return np.where(filled, PredictFlag.BAD_INPUT, 0).astype(np.int32)
 
 
 def _new_name(table: Table, name: str) -> str:

@@ -211,6 +211,7 @@ def write_band_hdus(
     bands: str = "grz",
     shape: tuple[int, int] = (64, 64),
     seed: int = 0,
+    image: NDArray | None = None,
     invvar: NDArray | None = None,
     by: str = "BAND",
 ) -> NDArray[np.float32]:
@@ -218,7 +219,7 @@ def write_band_hdus(
 
     `by` is the card that tells the band: BAND (with IMAGETYP), FILTER, or EXTNAME (IMAGE_G, INVVAR_G).
     """
-    pixels = make_image(len(bands), shape, seed)
+    pixels = make_image(len(bands), shape, seed) if image is None else image
     wcs = make_wcs_cards(shape, ra, dec)
     hdus: list[Any] = [fits.PrimaryHDU()]
     for i, band in enumerate(bands):
@@ -240,10 +241,11 @@ def write_brick(
     bands: str = "grz",
     shape: tuple[int, int] = (300, 300),
     seed: int = 0,
+    image: NDArray | None = None,
     invvar: NDArray | None = None,
 ) -> NDArray[np.float32]:
     """Write a brick as the releases do: one fpack-compressed file a band (losslessly, for comparison)."""
-    pixels = make_image(len(bands), shape, seed)
+    pixels = make_image(len(bands), shape, seed) if image is None else image
     header = fits.Header(make_wcs_cards(shape, ra, dec) | {"BUNIT": "nanomaggy"})
     folder.mkdir(parents=True, exist_ok=True)
     for i, band in enumerate(bands):

@@ -31,11 +31,15 @@ _WCS_CARD = re.compile(
 
 
 class Plane(NamedTuple):
-    """Where the pixels of one band are: a file, an HDU, and the plane of a cube (None: the HDU is 2-D)."""
+    """Where the pixels of one band are: a file, an HDU, and the plane of a cube (None: the HDU is 2-D).
+
+    `blank` is the value that stands for a missing pixel in an image of integers; None where none does.
+    """
 
     path: Path
     hdu: int
     layer: int | None
+    blank: float | None = None
 
 
 class Layout(NamedTuple):
@@ -151,7 +155,10 @@ class ImageReader:
 
     def _pixels(self, plane: Plane, edges: tuple[slice, slice]) -> NDArray[np.float32]:
         band = () if plane.layer is None else (slice(plane.layer, plane.layer + 1),)
-        pixels = self._files[plane.path].pixels(plane.hdu, *band, *edges).astype(np.float32)
+        stored = self._files[plane.path].pixels(plane.hdu, *band, *edges)
+        pixels = stored.astype(np.float32)
+        if plane.blank is not None:
+            pixels[np.isclose(stored, plane.blank, rtol=1e-6, atol=0)] = np.nan
         return pixels if plane.layer is None else pixels[0]
 
 
@@ -209,11 +216,11 @@ def _planes(file: FitsFile) -> Iterator[_Found]:
             continue
         if len(shape) == 2:
             if band := _band(header):
-                yield _Found(kind, band, Plane(file.path, hdu, None), header, shape)
+                yield _Found(kind, band, Plane(file.path, hdu, None, _blank(header)), header, shape)
             continue
         bands = _cube_bands(header, shape[0], bands, f"{file.path}: HDU {hdu}")
         for index, band in enumerate(bands):
-            yield _Found(kind, band, Plane(file.path, hdu, index), header, shape[1:])
+            yield _Found(kind, band, Plane(file.path, hdu, index, _blank(header)), header, shape[1:])
 
 
 def _brick_planes(file: FitsFile) -> list[_Found]:
@@ -232,7 +239,9 @@ def _first_plane(path: Path) -> list[tuple[Plane, dict[str, Any], tuple[int, ...
     """Return place, header and shape of the first 2-D HDU of a file; none if it has none."""
     with FitsFile(path, whole=False) as file:
         hdus = [n for n in range(len(file)) if len(file.shape(n)) == 2]
-        return [(Plane(path, n, None), file.header(n), file.shape(n)) for n in hdus[:1]]
+        return [
+            (Plane(path, n, None, _blank(file.header(n))), file.header(n), file.shape(n)) for n in hdus[:1]
+        ]
 
 
 def _kind(header: dict[str, Any]) -> str | None:
@@ -241,6 +250,14 @@ def _kind(header: dict[str, Any]) -> str | None:
     if "invvar" in text or "ivar" in text:
         return "invvar"
     return None if _OTHER_KIND.search(text) else "image"
+
+
+def _blank(header: dict[str, Any]) -> float | None:
+    """Return the value, scaled as the pixels are, of missing pixels: BLANK, or ZBLANK of a packed image."""
+    stored = header.get("BLANK", header.get("ZBLANK"))
+    if stored is None or float(header.get("ZBITPIX", header.get("BITPIX", 0))) < 0:
+        return None
+    return float(stored) * float(header.get("BSCALE", 1.0)) + float(header.get("BZERO", 0.0))
 
 
 def _band(header: dict[str, Any]) -> str | None:

@@ -23,7 +23,7 @@ from astroclip.files import check_outputs
 from astroclip.model.embedder import Embedder, load_model
 from astroclip.model.hub import SHIPPED
 from astroclip.model.inputs import NOTHING, InputOptions, ModelInputs, PixelInputs, open_inputs
-from astroclip.schema import EMBED_FLAG, IMAGE_EMBEDDING, SPECTRUM_EMBEDDING, ColumnSpec, EmbedFlag
+from astroclip.schema import BANDS, EMBED_FLAG, IMAGE_EMBEDDING, SPECTRUM_EMBEDDING, ColumnSpec, EmbedFlag
 from astroclip.tables import Table, append_columns, merge_shards, open_table
 from astroclip.tables.outputs import FITS, output_format
 
@@ -39,7 +39,8 @@ class EmbedReport(NamedTuple):
     """What `embed_catalog` did.
 
     `rows` were written in all, `resumed` of them by an earlier, killed run; of this run's rows,
-    `embedded` counts those with an embedding by modality, and `flags` those with each `EmbedFlag` bit.
+    `embedded` counts those with an embedding by modality, `flags` those with each `EmbedFlag` bit, and
+    `missing_bands` those in which a band is missing, by band; it is empty without images.
     """
 
     output: Path
@@ -47,6 +48,7 @@ class EmbedReport(NamedTuple):
     resumed: int
     embedded: dict[str, int]
     flags: dict[str, int]
+    missing_bands: dict[str, int]
     seconds: float
 
 
@@ -123,7 +125,7 @@ def embed_catalog(
         sources = _find_sources(table, embedders[0], images, spectra, options)
         _check_kept(table, sources)
         if dry_run:
-            return EmbedReport(output, 0, 0, dict.fromkeys(sources, 0), {}, time.monotonic() - begin)
+            return EmbedReport(output, 0, 0, dict.fromkeys(sources, 0), {}, {}, time.monotonic() - begin)
         block_size = max(MIN_BLOCK, 2 * embedders[0].batch_size)
         first, last = _shard_rows(table.nrows, part, block_size)
         appender = stack.enter_context(
@@ -150,7 +152,11 @@ def embed_catalog(
                 told = time.monotonic()
                 _log.info("%s: %d of %d rows", output.name, appender.done, last - first)
     embedded = {name: tally.pop(name, 0) for name in sources}
-    return EmbedReport(output, last - first, resumed, embedded, dict(tally), time.monotonic() - begin)
+    missing: dict[str, int] = {}
+    if "image" in sources:
+        missing = dict(zip(BANDS, sources["image"].missing_bands.tolist(), strict=True))
+    seconds = time.monotonic() - begin
+    return EmbedReport(output, last - first, resumed, embedded, dict(tally), missing, seconds)
 
 
 def merge_embedded(

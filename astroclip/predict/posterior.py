@@ -110,18 +110,6 @@ class Posterior(NamedTuple):
         slope = np.broadcast_to(1 / self.tail[:, None], value.shape)
         return _interpolate(value, self.value, np.broadcast_to(self.score, self.value.shape), slope)
 
-    def pit(self, truth: NDArray) -> NDArray[np.float64]:
-        """Return the probability integral transform (N,) of true values (N,): uniform if all is right."""
-        return normal_level(self.score_of(np.asarray(truth, np.float64)[:, None])[:, 0])
-
-    def crps(self, truth: NDArray) -> NDArray[np.float64]:
-        """Return the continuous ranked probability score (N,) of true values (N,), in the label's unit.
-
-        Twice the mean pinball loss over all levels (Gneiting & Raftery 2007, JASA 102, 359).
-        """
-        error = np.asarray(truth, np.float64)[:, None] - self.quantile(EVEN)
-        return 2 * np.maximum(EVEN * error, (EVEN - 1) * error).mean(1)
-
     def std(self) -> NDArray[np.float64]:
         """Return the standard deviation (N,)."""
         return self.quantile(EVEN).std(1)

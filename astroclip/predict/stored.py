@@ -1,4 +1,7 @@
-"""Predictors on disk: ``predictor.safetensors`` (all numbers) and ``predictor.yaml`` (all else)."""
+"""Predictors on disk: ``predictor.safetensors`` (all arrays) and ``predictor.yaml`` (all else).
+
+The YAML file has the fields of a predictor as its classes have them; where an array belongs it has its name.
+"""
 
 from pathlib import Path
 from typing import Any
@@ -23,11 +26,16 @@ from astroclip.predict.posterior import Calibration
 from astroclip.predict.predictor import Predictor
 from astroclip.predict.votes import VotePredictor
 
-NUMBERS, SETTINGS = "predictor.safetensors", "predictor.yaml"
-FORMAT = "astroclip predictor 3"
-NUMBER_ARRAYS = ("beside", "lowest", "highest", "floor")
-TARGET_ARRAYS = ("centre", "scale", "bins")
-VOTE_ARRAYS = ("fractions", "temperature")
+ARRAYS, FIELDS = "predictor.safetensors", "predictor.yaml"
+FORMAT = "astroclip predictor 4"
+PARTS = {
+    part.__name__: part
+    for part in (
+        Predictor, ReferenceLabels, NumberPredictor, VotePredictor, LabelScale, Calibration, Agreement,
+        Ensemble,
+    )
+}  # fmt: skip
+PART, ARRAY, TENSOR = "=part", "=array", "=tensor"  # keys that no label has
 
 
 def save_predictor(predictor: Predictor, directory: str | Path, *, overwrite: bool = False) -> None:
@@ -38,44 +46,15 @@ def save_predictor(predictor: Predictor, directory: str | Path, *, overwrite: bo
     UsageError
         If there is one already.
     """
-    directory, fitted = Path(directory), predictor.fitted
-    if (directory / SETTINGS).exists() and not overwrite:
+    directory = Path(directory)
+    if (directory / FIELDS).exists() and not overwrite:
         raise UsageError(f"{directory}: has a predictor already; replace it with --overwrite")
-    arrays: dict[str, NDArray] = {"vectors": fitted.neighbours.reference}
-    if isinstance(fitted, NumberPredictor):
-        arrays |= {name: getattr(fitted, name) for name in NUMBER_ARRAYS}
-        arrays |= {f"target.{name}": getattr(fitted.target, name) for name in TARGET_ARRAYS}
-        for i, calibration in enumerate(fitted.calibration):
-            arrays |= {f"calibration.{i}.{name}": value for name, value in calibration._asdict().items()}
-    else:
-        arrays |= {name: getattr(fitted, name) for name in VOTE_ARRAYS}
-    arrays |= _network_arrays(fitted.network)
-    if predictor.agreement:
-        arrays |= {"pair_centre": predictor.agreement.centre, "pair_scale": predictor.agreement.scale}
-        arrays["pair_usual"] = np.array(predictor.agreement[2:])
-    settings = {
-        "format": FORMAT,
-        "task": predictor.task,
-        "method": fitted.method,
-        "k": fitted.neighbours.k,
-        "far": fitted.far,
-        "inputs": list(predictor.inputs),
-        "widths": list(predictor.widths),
-        "names": list(predictor.labels.names),
-        "units": list(predictor.labels.units),
-        "columns": list(predictor.labels.columns),
-        "questions": {q: list(answers) for q, answers in predictor.labels.questions.items()},
-        "reference": predictor.reference,
-        "model": predictor.model,
-        "digest": predictor.digest,
-        "rows": predictor.rows,
-        "few": predictor.few,
-    }
+    arrays: dict[str, NDArray] = {}
+    fields = {"format": FORMAT, "predictor": _take_apart(predictor, "predictor", arrays)}
+    text = yaml.safe_dump(fields, sort_keys=False, allow_unicode=True)
     directory.mkdir(parents=True, exist_ok=True)
-    contiguous = {name: np.ascontiguousarray(value) for name, value in arrays.items()}
-    text = yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)
-    with written_beside(directory / SETTINGS) as about, written_beside(directory / NUMBERS) as numbers:
-        save_file(contiguous, numbers, metadata={"format": FORMAT})
+    with written_beside(directory / FIELDS) as about, written_beside(directory / ARRAYS) as numbers:
+        save_file(arrays, numbers, metadata={"format": FORMAT})
         about.write_text(text, encoding="utf-8")
 
 
@@ -89,89 +68,62 @@ def load_predictor(directory: str | Path, task: str) -> Predictor:
     """
     directory = Path(directory)
     try:
-        said = read_yaml(directory / SETTINGS)
-        arrays = load_file(directory / NUMBERS)
+        fields = read_yaml(directory / FIELDS)
+        arrays = load_file(directory / ARRAYS)
     except (ConfigError, OSError, SafetensorError) as error:
         raise CheckpointError(
             f"{directory}: no readable predictor ({error}). Make one: astroclip predict --save-predictor"
         ) from None
-    if said.get("format") != FORMAT:
+    if fields.get("format") != FORMAT:
         raise CheckpointError(f"{directory}: not a predictor of this version ({FORMAT}). Make it again")
-    if said.get("task") != task:
-        raise CheckpointError(f"{directory}: predicts {said.get('task')}, not {task}")
     try:
-        return _build(said, arrays)
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise CheckpointError(
-            f"{directory}: {SETTINGS} and {NUMBERS} do not fit together ({error})"
-        ) from None
+        predictor = _put_together(fields["predictor"], arrays)
+        known = predictor.task
+    except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise CheckpointError(f"{directory}: {FIELDS} and {ARRAYS} do not fit together ({error})") from None
+    if known != task:
+        raise CheckpointError(f"{directory}: predicts {known}, not {task}")
+    return predictor
 
 
-def _build(said: dict[str, Any], arrays: dict[str, NDArray]) -> Predictor:
-    """Put a predictor together."""
-    questions = {q: tuple(map(str, answers)) for q, answers in said["questions"].items()}
-    neighbours = Neighbours(arrays["vectors"], said["k"])
-    network = _network(arrays)
-    far = float(said["far"])
-    fitted: NumberPredictor | VotePredictor
-    if questions:
-        assert not isinstance(network, Flows)
-        fitted = VotePredictor(
-            said["method"], questions, neighbours, arrays["fractions"], network, arrays["temperature"], far
-        )
-    else:
-        numbers: dict[str, Any] = {name: arrays[name] for name in NUMBER_ARRAYS}
-        known = {name: arrays[f"target.{name}"] for name in TARGET_ARRAYS}
-        target = LabelScale(redshift=said["task"] == "redshift", **known)
-        calibration = [
-            Calibration(arrays[f"calibration.{i}.middle"], arrays[f"calibration.{i}.score"])
-            for i in range(len(target.centre))
-        ]
-        fitted = NumberPredictor(
-            method=said["method"], neighbours=neighbours, network=network, far=far, target=target,
-            calibration=calibration, **numbers,
-        )  # fmt: skip
-    width = len(arrays["fractions"][0]) if questions else arrays["beside"].shape[1]
-    names, units, columns = (tuple(map(str, said[name])) for name in ("names", "units", "columns"))
-    labels = ReferenceLabels(names, units, columns, np.zeros((0, width)), questions)
-    agreement = None
-    if "pair_usual" in arrays:
-        agreement = Agreement(arrays["pair_centre"], arrays["pair_scale"], *map(float, arrays["pair_usual"]))
-    return Predictor(
-        said["task"], tuple(said["inputs"]), tuple(said["widths"]), labels, fitted, agreement,
-        said["reference"], said["model"], said["digest"], int(said["rows"]), bool(said["few"]),
-    )  # fmt: skip
+def _take_apart(value: Any, name: str, arrays: dict[str, NDArray]) -> Any:
+    """Return what YAML holds of a value; its arrays are put under their dotted names."""
+    if isinstance(value, np.ndarray | torch.Tensor):
+        arrays[name] = np.ascontiguousarray(value)
+        return {TENSOR if isinstance(value, torch.Tensor) else ARRAY: name}
+    part = type(value).__name__
+    if isinstance(value, Neighbours):
+        value = {"k": value.k, "reference": value.reference}
+    elif isinstance(value, Flows):
+        states = [flow.state_dict() for flow in value.flows]
+        value = {"width": value.width, "outputs": value.outputs, "states": states}
+    elif part in PARTS:
+        value = value._asdict()
+    elif isinstance(value, list | tuple):
+        return [_take_apart(one, f"{name}.{i}", arrays) for i, one in enumerate(value)]
+    elif not isinstance(value, dict):
+        return value.item() if isinstance(value, np.generic) else value
+    known = {} if part in ("dict", "OrderedDict") else {PART: part}
+    return known | {str(key): _take_apart(one, f"{name}.{key}", arrays) for key, one in value.items()}
 
 
-def _network_arrays(network: Ensemble | Flows | None) -> dict[str, NDArray]:
-    """Return the numbers of a network by name."""
-    if isinstance(network, Ensemble):
-        pairs = {"weight": network.weights, "bias": network.biases}
-        return {f"mlp.{i}.{name}": t.numpy() for name, parts in pairs.items() for i, t in enumerate(parts)}
-    if isinstance(network, Flows):
-        arrays = {
-            f"flow.{i}.{name}": tensor.numpy()
-            for i, flow in enumerate(network.flows)
-            for name, tensor in flow.state_dict().items()
-        }
-        return arrays | {"flow.sizes": np.array([network.width, network.outputs])}
-    return {}
-
-
-def _network(arrays: dict[str, NDArray]) -> Ensemble | Flows | None:
-    """Build a network of its numbers."""
-    if "flow.sizes" in arrays:
-        flows = make_flows(*map(int, arrays["flow.sizes"]))
-        for i, flow in enumerate(flows.flows):
-            start = f"flow.{i}."
-            state = {
-                n.removeprefix(start): torch.from_numpy(a) for n, a in arrays.items() if n.startswith(start)
-            }
+def _put_together(held: Any, arrays: dict[str, NDArray]) -> Any:
+    """Return the value that was taken apart; lists become tuples."""
+    if isinstance(held, list):
+        return tuple(_put_together(one, arrays) for one in held)
+    if not isinstance(held, dict):
+        return held
+    if ARRAY in held or TENSOR in held:
+        array = arrays[held.get(ARRAY) or held[TENSOR]]
+        return torch.from_numpy(array) if TENSOR in held else array
+    fields = {key: _put_together(one, arrays) for key, one in held.items() if key != PART}
+    part = held.get(PART)
+    if part == Neighbours.__name__:
+        return Neighbours(**fields)
+    if part == Flows.__name__:
+        flows = make_flows(fields["width"], fields["outputs"])
+        for flow, state in zip(flows.flows, fields["states"], strict=True):
             flow.load_state_dict(state)
             flow.requires_grad_(requires_grad=False)
         return flows
-    layers = sum(name.startswith("mlp.") for name in arrays) // 2
-    if not layers:
-        return None
-    found = ([torch.from_numpy(arrays[f"mlp.{i}.{n}"]) for i in range(layers)] for n in ("weight", "bias"))
-    return Ensemble(*found)
+    return fields if part is None else PARTS[part](**fields)

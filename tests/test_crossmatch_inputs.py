@@ -26,6 +26,7 @@ from matched_survey import (
 )
 
 from astroclip.crossmatch.build import build_pairs
+from astroclip.crossmatch.joined_labels import open_labels
 from astroclip.crossmatch.plan import CrossmatchSettings
 from astroclip.data.desi import open_coadd
 from astroclip.data.pairs import open_pairs
@@ -73,6 +74,19 @@ def test_labels_by_id_and_by_position(survey, tmp_path):
     of_pair = np.argsort(table["PAIR"])[-len(PAIRED) :]
     np.testing.assert_array_equal(read["LOG_MSTAR"], table["LOG_MSTAR"][of_pair])
     assert read["NOTE"].tolist() == np.char.strip(table["NOTE"][of_pair].astype(str)).tolist()
+
+
+def test_labels_in_several_hdus_of_the_same_rows(tmp_path):
+    ids = np.arange(4)
+    tables = {
+        "METADATA": Table({"TARGETID": ids, "RA": np.zeros(4), "DEC": np.zeros(4)}),
+        "SPECPHOT": Table({"TARGETID": ids, "LOGMSTAR": np.full(4, 10.5)}),
+        "FASTSPEC": Table({"TARGETID": ids, "OII_3726_FLUX": np.ones(4)}),
+    }
+    hdus = [fits.BinTableHDU(table, name=name) for name, table in tables.items()]
+    fits.HDUList([fits.PrimaryHDU(), *hdus]).writeto(tmp_path / "fastspec.fits")
+    labels = open_labels(tmp_path / "fastspec.fits", 1.0, set())
+    assert set(labels.columns) == {"LOGMSTAR", "OII_3726_FLUX"}
 
 
 def test_folder_of_cutouts(survey, tmp_path):

@@ -137,8 +137,8 @@ def _read(path: Path, radius_arcsec: float) -> tuple[Labels, float]:
 
 
 def _read_table(path: Path) -> Labels:
-    """Read any table; its position columns are called RA and DEC, its integers are int64."""
-    with open_table(path) as table:
+    """Read any table, or several HDUs of the same rows; its position columns are called RA and DEC."""
+    with open_table(path, join=True) as table:
         spelled = {}
         if table.find(*RA_NAMES) and table.find(*DEC_NAMES):
             position = find_position(table)

@@ -115,7 +115,7 @@ class _Left:
         self.ids = IdIndex(left.ids) if left.ids is not None else None
 
 
-class _Found(NamedTuple):
+class _FoundRows(NamedTuple):
     """What a task found: how many rows it searched, and those of them that may have a partner."""
 
     searched: int
@@ -123,14 +123,14 @@ class _Found(NamedTuple):
     objects: Objects
 
 
-def _search(block: Objects, left: _Left) -> _Found:
+def _search(block: Objects, left: _Left) -> _FoundRows:
     """Find the rows of a block that are near a left row or have the id of one."""
     ra, dec = floats(block.ra), floats(block.dec)
     wanted = match_nearest((ra, dec), left.sky, left.radius_arcsec).row >= 0
     if block.ids is not None and left.ids is not None:
         wanted[left.ids.look_up(block.ids)[0]] = True
     rows = np.flatnonzero(wanted)
-    return _Found(ra.size, rows, _pick(block, rows))
+    return _FoundRows(ra.size, rows, _pick(block, rows))
 
 
 def _pick(objects: Objects, rows: IntArray | slice) -> Objects:
@@ -141,7 +141,7 @@ def _pick(objects: Objects, rows: IntArray | slice) -> Objects:
 
 def _search_all(
     left: _Left, right: Objects | HatsSide | Iterable[Objects], client: "Client | None"
-) -> Iterator[_Found]:
+) -> Iterator[_FoundRows]:
     """Search all of the right side, in order. Of blocks read here, one a thread is held."""
     import dask
 

@@ -42,7 +42,7 @@ class Plane(NamedTuple):
     blank: float | None = None
 
 
-class Layout(NamedTuple):
+class ImageLayout(NamedTuple):
     """Where an image's pixels are, and what part of the sky they show.
 
     `image` and `invvar` are one plane a band, in the order g, r, z; `shape` is (H, W).
@@ -117,7 +117,7 @@ class ImageReader:
         If a file is cut short, lacks a band, or holds no image in nanomaggies.
     """
 
-    def __init__(self, path: str | Path, layout: Layout | None = None) -> None:
+    def __init__(self, path: str | Path, layout: ImageLayout | None = None) -> None:
         self.path = Path(path)
         self._files: dict[Path, FitsFile] = {self.path: FitsFile(self.path)}
         try:
@@ -172,7 +172,7 @@ class _Found(NamedTuple):
     shape: tuple[int, ...]
 
 
-def find_layout(file: FitsFile) -> Layout:
+def find_layout(file: FitsFile) -> ImageLayout:
     """Find the bands g, r, z in an open file (and, for a brick, in the files beside it); headers only.
 
     Raises
@@ -200,7 +200,7 @@ def find_layout(file: FitsFile) -> Layout:
     height, width = used[0].shape
     planes = None if used_invvar is None else [one.plane for one in used_invvar]
     wcs = _celestial_wcs(used[0].header, file.path)
-    return Layout([one.plane for one in used], planes, (height, width), wcs)
+    return ImageLayout([one.plane for one in used], planes, (height, width), wcs)
 
 
 def _planes(file: FitsFile) -> Iterator[_Found]:

@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from astroclip.data.filenames import read_names
 from astroclip.data.fitsfile import FitsFile
-from astroclip.data.imagefile import BRICK_NAME, ImageReader, Layout, find_layout
+from astroclip.data.imagefile import BRICK_NAME, ImageLayout, ImageReader, find_layout
 from astroclip.data.lookup import RowLookup, choose_best
 from astroclip.data.pixels import (
     BLOCK_ROWS,
@@ -112,7 +112,7 @@ class ImageFolder:
         self.problems: list[tuple[Path, str]] = []
         self._layouts = [self._probe(path) for path in files]
         self._reader: ImageReader | None = None
-        layouts = [layout or Layout([], None, (0, 0), None) for layout in self._layouts]
+        layouts = [layout or ImageLayout([], None, (0, 0), None) for layout in self._layouts]
         self.pixscale = np.array([layout.pixscale or np.nan for layout in layouts], float)
         self.shape = np.array([layout.shape for layout in layouts], int).reshape(-1, 2)
         self._radius = np.array([layout.radius_deg for layout in layouts], float)
@@ -212,7 +212,7 @@ class ImageFolder:
             self._reader = ImageReader(self.files[i], self._layouts[i])
         return self._reader
 
-    def _probe(self, path: Path) -> Layout | None:
+    def _probe(self, path: Path) -> ImageLayout | None:
         try:
             with FitsFile(path, whole=False) as file:
                 return find_layout(file)

@@ -17,7 +17,7 @@ from astroclip.data.describe.file_report import (
     name_unreadable,
 )
 from astroclip.data.hdf5file import Hdf5File
-from astroclip.data.imagefile import ImageReader, Layout
+from astroclip.data.imagefile import ImageLayout, ImageReader
 from astroclip.data.legacysurvey import open_images
 from astroclip.data.stein import open_stein
 from astroclip.data.targetid import encode_targetid
@@ -131,7 +131,7 @@ def _bad_fractions(reader: ImageReader) -> NDArray[np.float64]:
     return bad / (height * width)
 
 
-def _footprint(layout: Layout) -> dict[str, Any]:
+def _footprint(layout: ImageLayout) -> dict[str, Any]:
     """Return the range of RA and Dec of an image's corners."""
     if layout.wcs is None:
         return {}

@@ -1,8 +1,11 @@
 """Conditions on columns: what they select, and where an error points."""
 
 import ast
+from datetime import datetime
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from astropy.io import fits
 from hypothesis import given, settings
@@ -57,7 +60,11 @@ def rows(text, table) -> list[int]:
         ("(MAG_R < 18 | Z < 0.3) & MAIN", [0]),
         ("~(Z > 0.5 & MAG_R < 18)", [0, 1, 2, 3]),  # unknown of the last two
         ("CLASS == 'GALAXY'", [0, 2]),
-        ('CLASS != "GALAXY" & CLASS != " QSO "', [3, 4]),
+        ('CLASS != "GALAXY" & CLASS != " QSO "', [3]),  # an empty text is missing
+        ("~(CLASS == 'GALAXY')", [1, 3, 5]),
+        ("CLASS == ''", [4]),
+        ("CLASS != ' '", [0, 1, 2, 3, 5]),
+        ("CLASS == 'N/A'", [4]),
         ("'GALAXY' == CLASS", [0, 2]),
         ("MAIN", [0, 2, 3]),
         ("~MAIN & MAIN == 0", [1, 4, 5]),
@@ -74,6 +81,57 @@ def rows(text, table) -> list[int]:
 )
 def test_selects(text, selected, table):
     assert rows(text, table) == selected
+
+
+@pytest.mark.parametrize("suffix", ["fits", "parquet", "csv"])
+@pytest.mark.parametrize(
+    ("text", "selected"),
+    [
+        ("MAIN", [0]),
+        ("~MAIN", [2]),
+        ("MAIN | ~MAIN", [0, 2]),
+        ("MAIN == 0", [2]),
+        ("COUNT < 9", [0, 2]),
+        ("~(COUNT < 9)", []),
+        ("COUNT == 0", []),
+        ("NAME != 'b'", [0]),
+        ("NAME == ''", [1]),
+        ("MAIN & COUNT > 0 & NAME == 'a'", [0]),
+        ("COUNT > 0 | NAME == ''", [0, 1, 2]),
+        ("Z > -1", [0, 2]),
+    ],
+)
+def test_what_is_missing_is_neither_in_any_format(tmp_path, text, selected, suffix):
+    """The second row has nothing in any column."""
+    path = tmp_path / f"t.{suffix}"
+    if suffix == "csv":
+        path.write_text("MAIN,COUNT,NAME,Z\ntrue,1,a,0.5\n,,--,\nfalse,2,b,1.5\n")
+    elif suffix == "parquet":
+        columns = {"MAIN": [True, None, False], "COUNT": [1, None, 2], "NAME": ["a", None, "b"]}
+        pq.write_table(pa.table(columns | {"Z": [0.5, None, 1.5]}), path)
+    else:
+        columns = [
+            fits.Column("MAIN", "L", array=np.array([84, 0, 70], "i1")),
+            fits.Column("COUNT", "J", null=-7, array=np.array([1, -7, 2])),
+            fits.Column("NAME", "3A", array=np.array(["a", "", "b"])),
+            fits.Column("Z", "D", array=np.array([0.5, np.nan, 1.5])),
+        ]
+        fits.BinTableHDU.from_columns(columns).writeto(path)
+        data = bytearray(path.read_bytes())
+        for row, byte in enumerate(b"T\0F"):
+            data[5760 + 16 * row] = byte
+        path.write_bytes(data)
+    with open_table(path) as catalog:
+        assert rows(text, catalog) == selected
+
+
+def test_times_cannot_be_compared(tmp_path):
+    pq.write_table(pa.table({"T": [datetime(2024, 1, 1)], "Z": [1.0]}), tmp_path / "t.parquet")
+    with (
+        open_table(tmp_path / "t.parquet") as catalog,
+        pytest.raises(UsageError, match="column 'T' does not"),
+    ):
+        Where("T > 3", catalog)
 
 
 @pytest.mark.parametrize(

@@ -99,7 +99,8 @@ def test_rows_without_label_or_vector_do_not_count(tmp_path):
     reference = read_reference(write_galaxies(tmp_path / "r.fits", columns))
     known = np.ones(40, bool)
     known[7] = False
-    vectors, usable, agreement = _read_vectors(reference, ("SPECTRUM_EMBEDDING",), known)
+    vectors, usable, complete, agreement = _read_vectors(reference, ("SPECTRUM_EMBEDDING",), known)
+    assert complete == 39
     assert list(np.flatnonzero(~usable)) == [5, 7]
     np.testing.assert_array_equal(vectors, columns["SPECTRUM_EMBEDDING"][usable])
     assert agreement is not None

@@ -11,7 +11,6 @@ from astroclip.evaluate.splits import Splits
 from astroclip.evaluate.targets import Target
 from astroclip.schema import IMAGE_EMBEDDING, SPECTRUM_EMBEDDING
 from astroclip.tables import Table
-from astroclip.tables.missing import mask_null
 
 BLOCK = 8192  # rows read at a time
 PAIR_ROWS = 20_000  # galaxies that look for their other half: n² similarities
@@ -60,15 +59,14 @@ def read_rows(
     maps = {name: Reservoir(MAP_ROWS) for name in embedded}
     for start in range(0, catalog.nrows, BLOCK):
         stop = min(start + BLOCK, catalog.nrows)
-        read = catalog.read(columns, start, stop)
-        block = {name: mask_null(values, catalog.columns[name]) for name, values in read.items()}
+        block = catalog.read(columns, start, stop)
         values = splits.take(block)
         flagged = values.get("flagged", np.zeros(stop - start, bool))
         left_out = flagged if unflagged else np.zeros_like(flagged)
         for target, keep in zip(targets, keeps, strict=True):
             rows, usable = target.take(block)
             keep.add(rows, values, usable, flagged, left_out)
-        whole = {name: np.isfinite(block[column]).all(1) for name, column in embedded.items()}
+        whole = {name: np.asarray(np.isfinite(block[column]).all(1)) for name, column in embedded.items()}
         if retrieves:
             both = {name: block[column] for name, column in embedded.items()}
             both["row"] = np.arange(start, stop)

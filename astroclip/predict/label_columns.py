@@ -54,8 +54,7 @@ class ReferenceLabels(NamedTuple):
     questions
         Of votes and classes; empty for numbers.
     notes
-        What a user should know: how many rows have a label, which values were taken as missing, and what may
-        stand for a missing value too.
+        What a user should know: which values were taken as missing, and what may stand for a missing value.
     """
 
     names: tuple[str, ...]
@@ -106,8 +105,7 @@ def read_labels(
         raise UsageError("which label? Name a column of the reference with --label")
     else:
         labels = _any_label(reference, reference.column(label), kind, taken)
-    labelled = int(np.isfinite(labels.values).any(axis=1).sum())
-    notes = [f"{reference.name}: {len(labels.values)} rows, {labelled} labelled", *sentinel_lines(taken)]
+    notes = sentinel_lines(taken)
     for note in notes:
         logger.info(note)
     spikes = [] if labels.questions else _spikes(labels)

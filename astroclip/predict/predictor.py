@@ -3,6 +3,7 @@
 Shapes: R reference rows, N rows, D width.
 """
 
+import logging
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,6 +19,7 @@ from astroclip.predict.votes import VotePredictor, fit_votes, is_reached, split
 from astroclip.schema import DISAGREEMENT, PREDICT_FLAG, PROPERTIES, ColumnSpec, PredictFlag
 from astroclip.tables.missing import to_floats
 
+logger = logging.getLogger(__name__)
 ENOUGH_LABELS = 50  # with fewer, calibration is rough
 MLP_LABELS = 30  # from here on an ensemble beats neighbours (benchmarks/predict.py)
 NEIGHBOURS = 64  # as published
@@ -46,6 +48,9 @@ class Predictor(NamedTuple):
         Reference rows used.
     few
         Whether these are too few (`PredictFlag.FEW_LABELS`).
+    notes
+        What a user should know of the reference: how many rows with a vector have a label, and
+        `ReferenceLabels.notes`.
     """
 
     task: str
@@ -59,6 +64,7 @@ class Predictor(NamedTuple):
     digest: str
     rows: int
     few: bool
+    notes: tuple[str, ...] = ()
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -202,13 +208,15 @@ def fit_predictor(
         If no row is usable.
     """
     known = np.asarray(np.isfinite(labels.values).any(axis=1))
-    vectors, usable, agreement = _read_vectors(reference, inputs, known)
+    vectors, usable, complete, agreement = _read_vectors(reference, inputs, known)
     if not usable.any():
         raise DataError(
             f"{reference.name}: no row has both a finite {', '.join(labels.columns[:4])} and a complete "
             f"{','.join(inputs)}"
         )
     values, rows = labels.values[usable], int(usable.sum())
+    note = f"{reference.name}: {complete} rows, {rows} labelled"
+    logger.info(note)
     if method == "auto":
         method = "mlp" if rows >= MLP_LABELS else "knn"
     k = k or (min(NEIGHBOURS, max(5, rows // 8)) if method == "knn" else NEIGHBOURS)
@@ -222,14 +230,14 @@ def fit_predictor(
     few = rows < max(k, ENOUGH_LABELS)
     return Predictor(
         task, inputs, widths, labels._replace(values=np.zeros((0, values.shape[1]))), fitted, agreement,
-        reference.name, reference.model, reference.digest, rows, few,
+        reference.name, reference.model, reference.digest, rows, few, (note, *labels.notes),
     )  # fmt: skip
 
 
 def _read_vectors(
     reference: Reference, inputs: tuple[str, ...], known: NDArray[np.bool_]
-) -> tuple[NDArray[np.float32], NDArray[np.bool_], Agreement | None]:
-    """Return the vectors (R, D) of usable rows, which these are, and how images and spectra agree."""
+) -> tuple[NDArray[np.float32], NDArray[np.bool_], int, Agreement | None]:
+    """Return vectors (R, D) of usable rows, which, how many with a vector, how images and spectra agree."""
     both = [found for name in EMBEDDINGS if (found := reference.find(name))]
     pairs = both if len(both) == 2 and set(inputs) & set(both) else []
     read = reference.read(list(dict.fromkeys([*inputs, *pairs])))
@@ -239,14 +247,15 @@ def _read_vectors(
     vectors = parts[0] if len(parts) == 1 else np.concatenate([p.reshape(len(p), -1) for p in parts], 1)
     vectors = vectors.reshape(len(vectors), -1).astype(np.float32, copy=False)
     finite = [np.isfinite(vectors[i : i + BLOCK]).all(1) for i in range(0, len(vectors), BLOCK)]
-    usable = known & (np.concatenate(finite) if finite else np.zeros(0, bool))
+    complete = np.concatenate([np.zeros(0, bool), *finite])
+    usable = known & complete
     if usable.all():
-        return vectors, usable, agreement
+        return vectors, usable, len(vectors), agreement
     kept = np.flatnonzero(usable)
     for start in range(0, len(kept), BLOCK):  # where they stand: no second copy of a large reference
         rows = kept[start : start + BLOCK]
         vectors[start : start + len(rows)] = vectors[rows]
-    return vectors[: len(kept)], usable, agreement
+    return vectors[: len(kept)], usable, int(complete.sum()), agreement
 
 
 def _vote_columns(questions: dict[str, tuple[str, ...]]) -> list[ColumnSpec]:

@@ -21,7 +21,7 @@ from astroclip.model.checkpoint import is_model_directory, model_hash
 from astroclip.model.hub import REFERENCE, find_model
 from astroclip.schema import IMAGE_EMBEDDING, SENTINELS, SPECTRUM_EMBEDDING
 from astroclip.tables import Table, open_table
-from astroclip.tables.missing import is_missing, mask_null, to_floats
+from astroclip.tables.missing import is_missing, to_floats
 from astroclip.tables.where import Where
 
 FORMAT = "astroclip reference 1"
@@ -201,18 +201,15 @@ def _of_table(path: Path) -> Reference:
 def _whole_column(table: Table, name: str) -> NDArray:
     """Return a column, read block by block; vectors in float32."""
     column = table.column(name)
-    blocks = (
-        mask_null(table.read([name], start, min(start + BLOCK, table.nrows))[name], column)
-        for start in range(0, table.nrows, BLOCK)
-    )
+    blocks = (block[name] for _, block in table.blocks([name], BLOCK))
     if not column.shape:
         parts = list(blocks) or [np.zeros(0, column.dtype)]
         masked = any(np.ma.isMaskedArray(part) for part in parts)
         whole: NDArray = np.ma.concatenate(parts) if masked else np.concatenate(parts)
         return whole
     whole = np.empty((table.nrows, *column.shape), np.float32)
-    for start, block in zip(range(0, table.nrows, BLOCK), blocks, strict=True):
-        whole[start : start + len(block)] = to_floats(block, f"{table.name}: column '{name}'")
+    for i, block in enumerate(blocks):
+        whole[i * BLOCK : i * BLOCK + len(block)] = to_floats(block, f"{table.name}: column '{name}'")
     return whole
 
 

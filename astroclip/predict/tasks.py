@@ -29,7 +29,7 @@ from astroclip.schema import (
     PredictFlag,
 )
 from astroclip.tables import Table, append_columns, open_table
-from astroclip.tables.missing import mask_null, to_floats
+from astroclip.tables.missing import to_floats
 from astroclip.tables.outputs import output_format
 
 BLOCK = 4096  # rows read, predicted and written at a time
@@ -47,7 +47,8 @@ PREFERRED = {
 class PredictReport(NamedTuple):
     """What was predicted: rows in all and with a prediction, from what, and the rows with each flag bit.
 
-    `notes` tell how many rows of the reference have a label, and which of their values were taken as missing.
+    `notes` tell how many rows of the reference with a vector have a label, and which of their values were
+    taken as missing.
     """
 
     output: Path
@@ -138,7 +139,6 @@ def predict_catalog(
         table = stack.enter_context(open_table(catalog, hdu=hdu, scratch=output.parent))
         if vector is None and not any(table.find(name) for name in EMBEDDINGS):
             table = stack.enter_context(_embedded(table, output, stack, given, hdu))
-        notes: tuple[str, ...] = ()
         if predictor is not None:
             fitted = load_predictor(predictor, task)
         else:
@@ -146,13 +146,12 @@ def predict_catalog(
             inputs = _choose_inputs(table, known, task, use, vector)
             _check_same_model(table, inputs, known.name, known.model, known.digest)
             labels = read_labels(known, task, label, kind)
-            notes = labels.notes
             fitted = fit_predictor(known, task, labels, inputs, method=method, k=k, seed=seed)
         _check_inputs(table, fitted)
         _check_same_model(table, fitted.inputs, fitted.reference, fitted.model, fitted.digest)
         if save_to is not None:
             save_predictor(fitted, save_to, overwrite=overwrite)
-        return _stream(table, fitted, output, pdf, overwrite, progress)._replace(notes=notes)
+        return _stream(table, fitted, output, pdf, overwrite, progress)
 
 
 def _check_options(
@@ -274,7 +273,7 @@ def _stream(
     label = ",".join(dict.fromkeys(fitted.labels.columns))
     return PredictReport(
         output, table.nrows, predicted, dict(flags), fitted.rows, ",".join(fitted.inputs), label,
-        fitted.fitted.method, (),
+        fitted.fitted.method, fitted.notes,
     )  # fmt: skip
 
 
@@ -337,7 +336,7 @@ def _read_vectors(table: Table, columns: tuple[str, ...], start: int, stop: int)
     block = table.read([column.name for column in found], start, stop)
     parts = []
     for column in found:
-        values = mask_null(block[column.name], column)
+        values = block[column.name]
         if values.dtype != np.float32:
             values = to_floats(values, f"{table.name}: column '{column.name}'", start).astype(np.float32)
         parts.append(values.reshape(len(values), -1))

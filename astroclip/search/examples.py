@@ -12,7 +12,6 @@ from astroclip.sky import separation_arcsec
 from astroclip.tables import Table
 from astroclip.tables.angles import parse_position
 from astroclip.tables.identity import exact_integers
-from astroclip.tables.missing import mask_null
 from astroclip.tables.positions import PositionReader, need_position
 
 BLOCK = 1 << 18  # rows in which a TARGETID or a position is looked for at a time
@@ -116,7 +115,7 @@ def _find_targetid(table: Table, example: Example) -> int:
     where = f"{table.name}: column '{column.name}'"
     for start in range(0, table.nrows, BLOCK):
         block = table.read([column.name], start, min(start + BLOCK, table.nrows))
-        ids = exact_integers(mask_null(block[column.name], column), where, start)
+        ids = exact_integers(block[column.name], where, start)
         at = np.flatnonzero(ids == int(example.value))
         if len(at):
             return start + int(at[0])

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from astroclip.errors import DataError
 from astroclip.schema import TARGETID
 from astroclip.tables.anytable import Column, Table
-from astroclip.tables.missing import is_missing, mask_null, to_texts
+from astroclip.tables.missing import is_missing, to_texts
 from astroclip.tables.positions import Block, PositionReader, find_position
 
 # keys of a row: all columns of one, by the names that surveys give them; DESI, Legacy Survey, SDSS, SDSS-V
@@ -125,7 +125,7 @@ class WhoColumns(NamedTuple):
     def _read_id(self, name: str, block: Block, first_row: int) -> NDArray[Any]:
         """Return one identifier, under the name of `Who.ids`."""
         column = self.ids[name]
-        values = mask_null(block[column.name], column)
+        values = block[column.name]
         if name in TEXTS or (name == "OBJECT_ID" and values.dtype.kind in "USO"):
             return to_texts(values)
         return exact_integers(values, f"{self.table}: column '{column.name}'", first_row)

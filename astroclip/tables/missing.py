@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 
 from astroclip.errors import DataError
 from astroclip.schema import ANY_SCALE, MISSING_TEXTS, SENTINELS, possible_range
-from astroclip.tables.anytable import Column
 
 Taken = Counter[tuple[str, float]]  # how many values of a column, by name and value, were taken as missing
 
@@ -41,13 +40,6 @@ def is_missing(values: NDArray[Any]) -> NDArray[np.bool_]:
     else:
         missing = np.zeros(data.shape, bool)
     return missing | np.ma.getmaskarray(values)
-
-
-def mask_null(values: NDArray[Any], column: Column) -> NDArray[Any]:
-    """Mask the integer that means missing."""
-    if column.null is None or values.dtype.kind not in "iu" or np.ma.isMaskedArray(values):
-        return values
-    return np.ma.masked_equal(values, column.null)
 
 
 def to_floats(values: NDArray[Any], where: str = "values", first_row: int = 0) -> NDArray[np.float64]:

@@ -24,7 +24,7 @@ from astroclip.tables.angles import (
     parse_angles,
 )
 from astroclip.tables.anytable import Column, Table
-from astroclip.tables.missing import is_missing, mask_null, to_floats, to_texts
+from astroclip.tables.missing import is_missing, to_floats, to_texts
 from astroclip.tables.motion import propagate
 
 Block = Mapping[str, NDArray[Any]]
@@ -49,7 +49,6 @@ class Angle(NamedTuple):
     def read(self, block: Block, table: str, first_row: int) -> FloatArray:
         """Return degrees, NaN where they are missing."""
         values, where = block[self.column.name], f"{table}: column '{self.column.name}'"
-        values = mask_null(values, self.column)
         if values.dtype.kind in "USO":
             return self._read_texts(values, where, first_row)
         degrees = to_floats(values, where, first_row)
@@ -95,9 +94,7 @@ class Motion(NamedTuple):
 
     def apply(self, ra: FloatArray, dec: FloatArray, block: Block, epoch: float, table: str) -> Any:
         """Return positions at an epoch; where that of the table is not positive nothing moves."""
-        pmra, pmdec, since = (
-            to_floats(mask_null(block[c.name], c), f"{table}: column '{c.name}'") for c in self.columns
-        )
+        pmra, pmdec, since = (to_floats(block[c.name], f"{table}: column '{c.name}'") for c in self.columns)
         since = np.where(since > 0, since, np.nan)  # 0: DESI's targets that do not move
         if self.epoch_unit in _DAYS:
             days = np.where(since > 1e6, since - _DAYS["jd"], since)
@@ -204,14 +201,10 @@ def need_position(
     position = find_position(table, ra, dec, epoch)
     if position is None:
         raise DataError(
-            f"{no_columns(table, 'position columns, as RA and DEC')}. Name them: --ra NAME --dec NAME"
+            f"{table.where} has no position columns, as RA and DEC; {table.contents}. Name them: --ra NAME "
+            "--dec NAME"
         )
     return position
-
-
-def no_columns(table: Table, what: str) -> str:
-    """Say that a table has none of some columns: where was read, what else there is, the columns seen."""
-    return f"{table.where} has no {what}; {table.contents}"
 
 
 def find_position_names(
@@ -234,7 +227,8 @@ def _scalar(table: Table, name: str) -> str | None:
     """Return the name of a column of one number or text a row, if it is there."""
     found = table.find(name)
     column = table.columns[found] if found else None
-    return found if column and not column.shape and column.dtype.kind in "iufUS" else None
+    scalar = column and not column.shape and column.is_plain and column.dtype.kind in "iufUS"
+    return found if scalar else None
 
 
 def _angle(table: Table, name: str, is_ra: bool) -> Angle:

@@ -18,7 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from astroclip.errors import DataError, UsageError
+from astroclip.schema import MISSING_TEXTS
 from astroclip.tables.anytable import Column, Table
+from astroclip.tables.missing import is_missing, to_texts
 
 MAX_DEPTH = 50  # parentheses and ~ within each other
 MAX_DIGITS = 20  # of an integer: those of uint64
@@ -58,14 +60,14 @@ class Value(NamedTuple):
 
     def of(self, block: Block) -> Any:
         """Return its values in a block of rows."""
-        return self.literal if self.column is None else block[self.column.name]
+        if self.column is None:
+            return self.literal
+        values = block[self.column.name]
+        return to_texts(values) if self.is_text else np.ma.getdata(values)
 
     def missing(self, block: Block) -> Any:
-        """Return where it has no value: NaN, or the integer that TNULL says."""
-        if self.column is None:
-            return False
-        values = block[self.column.name]
-        return np.isnan(values) if values.dtype.kind == "f" else np.ma.getmaskarray(values)
+        """Return where it has no value, see `missing.is_missing`."""
+        return False if self.column is None else is_missing(block[self.column.name])
 
 
 Test = Callable[[Block], Truth]
@@ -74,8 +76,9 @@ Test = Callable[[Block], Truth]
 class Where:
     """A condition on the rows of a table.
 
-    A comparison with a missing value (NaN, TNULL) is neither true nor false, and neither is its negation: the
-    row is not taken. Texts are compared without the blanks around them; a logical column stands for itself.
+    A comparison with a missing value (`tables.missing`: NaN, TNULL, an undefined logical, an empty text) is
+    neither true nor false, and neither is its negation: the row is not taken. Texts are compared without the
+    blanks around them, and ``== ''`` asks which are missing; a logical column stands for itself.
 
     Attributes
     ----------
@@ -182,13 +185,17 @@ class Where:
             exact = token.lstrip("+-").isdecimal() and len(token) < MAX_DIGITS  # a TARGETID is no float
             return Value(int(token) if exact else float(token), None)
         if kind == "text":
-            return Value(token[1:-1].strip(), None)
+            text = token[1:-1].strip()
+            return Value("" if text in MISSING_TEXTS else text, None)
         try:
             column = self._table.column(token.strip("`"))
         except DataError as error:
             raise DataError(f"--where, character {at + 1}: {error}") from None
-        if column.shape or not column.is_plain or column.dtype.kind == "c":
-            raise self._error(f"column '{column.name}' does not hold one value a row", at)
+        if column.shape or not column.is_plain or column.dtype.kind not in "biufU":
+            raise self._error(
+                f"column '{column.name}' does not hold one value a row that is a number, a text or a logical",
+                at,
+            )
         if column.name not in self.columns:
             self.columns.append(column.name)
         return Value(None, column)
@@ -199,7 +206,8 @@ def _compared(left: Value, sign: str, right: Value) -> Test:
 
     def test(block: Block) -> Truth:
         n = len(next(iter(block.values())))
-        known = ~np.broadcast_to(left.missing(block) | right.missing(block), n)
+        asked = "" in (left.literal, right.literal)  # for what is missing
+        known = ~np.broadcast_to(left.missing(block) | right.missing(block), n) | asked
         with np.errstate(over="ignore"):  # 1e300 is more than any float32, and that is all
             yes = np.broadcast_to(_COMPARE[sign](left.of(block), right.of(block)), n)
         return Truth(yes & known, ~yes & known)

@@ -89,9 +89,10 @@ def place_arm(spectra: Spectra) -> ArmPixels:
     DataError
         If their grid is not a part of that.
     """
-    if spectra.wave.ndim > 1:
+    wave = np.atleast_2d(spectra.wave)
+    if not (wave == wave[:1]).all():
         raise DataError("spectra with a grid each: not on the grid of DESI coadds")
-    kept, place = place_on_grid(spectra.wave, "spectra")
+    kept, place = place_on_grid(wave[0], "spectra")
     return ArmPixels(place, spectra.flux[:, kept], spectra.ivar[:, kept], spectra.mask[:, kept])
 
 

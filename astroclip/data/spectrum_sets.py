@@ -102,6 +102,8 @@ def _own_spectra(table: Table) -> PixelSet | None:
         return CoaddRows(table.source)
     if kind is Kind.SPEC:
         return SpecRow(table.source)
+    if kind.instead:
+        raise DataError(f"{table.name}: a {kind}: {kind.instead}")
     flux, nested = table.find(FLUX), find_nested(table)
     if flux and not (table.column(flux).shape or table.column(flux).lists):
         flux = None

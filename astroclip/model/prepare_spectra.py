@@ -15,6 +15,7 @@ from astroclip.errors import DataError, UsageError
 from astroclip.schema import N_WAVE, WAVE_MIN, WAVE_STEP
 
 MIN_STD = 0.2  # 1e-17 erg/s/cm²/Å, floor of the standard deviation (Parker et al. 2024, code release)
+_ROWS_AT_ONCE = 32  # spectra with a grid each: bounds the memory of their pieces
 _BEYOND = 1e9  # Å, where pixels are put that a spectrum does not have
 _GRID_TOLERANCE = 1e-3  # Å, a grid this close to DESI's is DESI's
 
@@ -346,6 +347,9 @@ def _place(flux: Tensor, ivar: Tensor, good: Tensor, node: Tensor) -> DesiSpectr
 
 def _rebin(flux: Tensor, ivar: Tensor, good: Tensor, wave: Tensor) -> DesiSpectra:
     """Average spectra over DESI's pixels; `wave` (1 or N, S) float64. See `resample_to_desi`."""
+    if len(wave) > _ROWS_AT_ONCE:
+        blocks = zip(*(values.split(_ROWS_AT_ONCE) for values in (flux, ivar, good, wave)), strict=True)
+        return DesiSpectra(*map(torch.cat, zip(*(_rebin(*block) for block in blocks), strict=True)))
     source, target, length = (x.expand(len(flux), -1) for x in _overlaps(wave))
 
     def total(values: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -219,6 +219,8 @@ class Part:
     ----------
     path, journal_path : Path
         ``.<output>.part`` and ``.<output>.part.json``.
+    finished : Path
+        ``.<output>.part.whole``, for an output that is made from the part at the end.
 
     Raises
     ------
@@ -232,6 +234,7 @@ class Part:
         self.output, self.name = output, name
         self.path = part_path(output)
         self.journal_path = output.with_name(f".{output.name}.part.json")
+        self.finished = output.with_name(f".{output.name}.part.whole")
         try:
             self._fd = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o666)
         except OSError as error:
@@ -280,6 +283,7 @@ class Part:
         """Forget the earlier run. The journal goes first: it must never tell of rows that are not there."""
         with writing(self.name):
             self.journal_path.unlink(missing_ok=True)
+            self.finished.unlink(missing_ok=True)
             self.cut(0)
 
     def cut(self, size: int) -> None:
@@ -339,9 +343,13 @@ class Part:
     def remove(self) -> None:
         """Leave nothing behind: there is nothing to resume."""
         self.journal_path.unlink(missing_ok=True)
+        self.finished.unlink(missing_ok=True)
         self.path.unlink(missing_ok=True)
 
-    def close(self) -> None:
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
         """Give up the lock."""
         os.close(self._fd)
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from catalog_files import simple_columns
 
-from astroclip.tables import append, append_columns, open_table
+from astroclip.tables import append_columns, appender, open_table
 
 
 def die() -> None:
@@ -51,15 +51,15 @@ def die_while_syncing(budget: int, *, before: bool) -> None:
 
 
 def run(source: Path, output: Path, block: int) -> None:
-    append.JOURNAL_SECONDS = 0
+    appender.JOURNAL_SECONDS = 0
     with open_table(source, scratch=output.parent) as catalog:
         columns, values = simple_columns(catalog.nrows)
         with append_columns(
             catalog, output, columns, resume=True, cards={"RUN": os.getpid() % 7}
-        ) as appender:
-            print(appender.done, flush=True)
-            for at in range(appender.done, catalog.nrows, block):
-                appender.write({name: value[at : at + block] for name, value in values.items()})
+        ) as appending:
+            print(appending.done, flush=True)
+            for at in range(appending.done, catalog.nrows, block):
+                appending.write({name: value[at : at + block] for name, value in values.items()})
 
 
 def main() -> None:

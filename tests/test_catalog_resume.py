@@ -284,8 +284,8 @@ def test_a_folder_that_cannot_be_written(
         ("missing/out.fits", DataError, "there is no folder .*missing"),
         ("in.fits/out.fits", DataError, "there is no folder .*in.fits"),
         ("folder.fits", UsageError, "is a folder"),
-        ("out.fits.gz", UsageError, r"as .fits, .fit, .parquet \(write .fits, then gzip it\)"),
-        ("out.csv", UsageError, "as .fits, .fit, .parquet"),
+        ("out.fits.gz", UsageError, r"as .fits, .*, .xml \(write .fits, then gzip it\)"),
+        ("out.hdf5", UsageError, "as .fits, .fit, .parquet, .csv, .tsv, .ecsv, .vot, .xml"),
     ],
 )
 def test_outputs_that_cannot_be(

@@ -19,7 +19,7 @@ from astroclip.model.checkpoint import init_model
 from astroclip.model.embedder import load_model
 from astroclip.predict.embed import embed_catalog, merge_embedded
 from astroclip.schema import EmbedFlag
-from astroclip.tables import append
+from astroclip.tables import appender
 
 
 def write_catalog(path: Path, rows: int, seed: int = 0, size: int = 24) -> np.ndarray:
@@ -216,7 +216,7 @@ def test_resume_refuses_other_settings_and_a_changed_catalogue(tiny_model, tmp_p
 
 def embed_and_tell(path: Path, output: Path, model: Path, channel: Connection) -> None:
     """Embed in a process of its own, which tells how far it is, and notes every block."""
-    append.JOURNAL_SECONDS = 0.0
+    appender.JOURNAL_SECONDS = 0.0
     embed_catalog(path, output, model=model, resume=True, progress=lambda done, _: channel.send(done))
 
 

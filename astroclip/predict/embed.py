@@ -25,7 +25,7 @@ from astroclip.model.hub import SHIPPED
 from astroclip.model.inputs import NOTHING, InputOptions, ModelInputs, PixelInputs, open_inputs
 from astroclip.schema import BANDS, EMBED_FLAG, IMAGE_EMBEDDING, SPECTRUM_EMBEDDING, ColumnSpec, EmbedFlag
 from astroclip.tables import Table, append_columns, merge_shards, open_table
-from astroclip.tables.outputs import FITS, output_format
+from astroclip.tables.outputs import SHARD_FORMATS, output_format
 
 COLUMN = {"image": IMAGE_EMBEDDING, "spectrum": SPECTRUM_EMBEDDING}
 MIN_BLOCK = 64  # rows read, encoded and written at a time; a killed run loses at most a few blocks
@@ -205,8 +205,8 @@ def missing_shards(output: Path, count: int, overwrite: bool, resume: bool) -> l
     if not missing:
         raise UsageError(f"{output}: all {count} shards are there. Join them with --merge --shards {count}")
     for i in missing:
-        if output_format(paths[i]) != FITS:
-            raise UsageError(f"{paths[i]}: a shard is written as .fits; the merged table may be .parquet")
+        if output_format(paths[i]) not in SHARD_FORMATS:
+            raise UsageError(f"{paths[i]}: a shard is written as .fits or .parquet")
         check_outputs([paths[i]], [], overwrite)
     return [(i, count) for i in missing]
 

@@ -5,7 +5,8 @@
 """
 
 from astroclip.tables.anytable import Column, Table
-from astroclip.tables.append import Appender, append_columns
+from astroclip.tables.append import append_columns
+from astroclip.tables.appender import Appender
 from astroclip.tables.arrowtable import ArrowTable
 from astroclip.tables.fitstable import FitsTable
 from astroclip.tables.formats import TableFormat, find_format

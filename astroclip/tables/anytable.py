@@ -111,6 +111,11 @@ class Table(ABC):
     def close(self) -> None:
         """Close the file; nothing stays behind."""
 
+    def is_changed(self) -> bool:
+        """Whether the file is another one than `fingerprint` says."""
+        stat = self.source.stat()
+        return (stat.st_size, stat.st_mtime_ns) != (self.fingerprint["size"], self.fingerprint["mtime_ns"])
+
     def find(self, *candidates: str) -> str | None:
         """Return the name of the first column that exists, as it is or in any case; None if none does."""
         return find_name(self.columns, *candidates)

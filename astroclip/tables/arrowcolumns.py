@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from astroclip.errors import DataError
 from astroclip.tables.anytable import Column
-from astroclip.tables.parquet import SHAPE_KEY
+from astroclip.tables.arrowfields import SHAPE_KEY
 
 types = pa.types
 
@@ -40,7 +40,7 @@ def arrow_column(arrow: pa.Field, unit: str = "", comment: str = "") -> ArrowCol
     while types.is_fixed_size_list(kind):
         sizes.append(kind.list_size)
         kind = plain_type(kind.value_type)
-    lists = is_list(kind)
+    lists = is_list(kind) and not types.is_map(kind)
     if lists:
         kind = plain_type(kind.value_type)
     nested = types.is_nested(kind) or (lists and (sizes or not is_number(kind)))
@@ -150,6 +150,8 @@ def to_numpy(array: pa.Array, null: int | None = None) -> NDArray[Any]:
     kind = array.type
     if types.is_struct(kind):
         return _structs(array)
+    if types.is_map(kind):
+        return _objects(array.to_pylist())
     if types.is_fixed_size_list(kind):
         return _fixed_lists(array, null)
     if is_list(kind):
@@ -204,7 +206,7 @@ def _of_rows(there: NDArray[np.bool_], shape: tuple[int, ...]) -> NDArray[np.boo
 def _lists(array: pa.Array, null: int | None) -> NDArray[Any]:
     """Return lists: one array a row; of structs, one dict of arrays a row."""
     lengths = pc.fill_null(pc.list_value_length(array), 0).to_numpy(zero_copy_only=False)
-    inner = pc.list_flatten(array) if not types.is_map(array.type) else array.items
+    inner = pc.list_flatten(array)
     stops = np.cumsum(lengths)
     if types.is_struct(plain_type(inner.type)):
         parts = {field.name: to_numpy(child) for field, child in _children(inner)}

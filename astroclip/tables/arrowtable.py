@@ -53,6 +53,8 @@ class ArrowTable(Table):
         Number of the first row of each file, and of all rows.
     schema : pyarrow.Schema
         That of the first file; all others have its columns.
+    codec : str
+        Compression of the last file.
     position : (str or None, str or None)
         Names of the right ascension and declination that a HATS catalogue declares as its own.
 
@@ -91,6 +93,7 @@ class ArrowTable(Table):
                         f"{file}: no column {', '.join(sorted(lacking))}, which {self.files[0]} has"
                     )
                 footers.add(parquet.metadata)
+                self.codec = codec_of(parquet.metadata)
                 rows.append(parquet.metadata.num_rows)
         self.first = np.cumsum([0, *rows], dtype=np.int64)
         self.nrows = int(self.first[-1])
@@ -109,6 +112,12 @@ class ArrowTable(Table):
         if self.source.is_dir():
             return listing_of(self.files)
         return fingerprint_of(self.source, self.name)
+
+    def is_changed(self) -> bool:
+        """Whether the file, or a file of the folder, is another one than `fingerprint` says."""
+        if not self.source.is_dir():
+            return super().is_changed()
+        return listing_of(self.files) != self.fingerprint
 
     @contextmanager
     def _open(self, file: Name) -> Iterator[pq.ParquetFile]:
@@ -227,6 +236,14 @@ class ArrowTable(Table):
         for file in self._inputs:
             if not isinstance(file, Path):
                 file.close()
+
+
+def codec_of(footer: pq.FileMetaData) -> str:
+    """Return the compression of a file's first column chunk, as a Parquet writer takes it."""
+    if not footer.num_row_groups or not footer.num_columns:
+        return "snappy"
+    codec = footer.row_group(0).column(0).compression.lower()
+    return "none" if codec == "uncompressed" else codec
 
 
 class _Footers:

@@ -3,20 +3,26 @@
 import hashlib
 import json
 import os
+import re
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from astroclip.errors import DataError, UsageError
 from astroclip.schema import ColumnSpec
+from astroclip.tables.anytable import Table
 from astroclip.tables.columns import FitsColumn, column_cards, form_of, stored_dtype
 from astroclip.tables.fitstable import FitsTable
-from astroclip.tables.hdus import Card, ascii_text, join_cards, keyword, padded, set_card
+from astroclip.tables.hdus import Card, ascii_text, drop_cards, join_cards, keyword, padded, set_card
 
 MAX_COLUMNS = 999  # FITS standard 4.0, section 7.3.1
 _HISTORY_WIDTH = 72
+_COLUMN_CARD = re.compile(  # of one column, by its number (FITS standard 4.0, sections 7.3 and 8.2)
+    "(TTYPE|TFORM|TUNIT|TSCAL|TZERO|TNULL|TDISP|TDIM|TCOMM|TUCD|TLMIN|TLMAX|TDMIN|TDMAX|TCTYP|TCUNI|TCRPX"
+    r"|TCRVL|TCDLT|TCNAM)(\d+)"
+)
 
 # Cards of a shard: which of how many, which rows of which catalogue, made by which run
 SHARD, NSHARDS, FIRST_ROW, ALL_ROWS = "ACSHARD", "ACNSHARD", "ACROW0", "ACROWS"
@@ -27,12 +33,14 @@ SHARD_CARDS = (SHARD, NSHARDS, FIRST_ROW, ALL_ROWS, SHARD_INPUT, SHARD_RUN)
 class Layout(NamedTuple):
     """The table to be written.
 
-    `cards` is its header; `row` the type of a row, whose field "input" is the input's row and whose other
-    fields are the new columns (`field_of`); `start` and `stop` the input rows it holds.
+    `cards` is its header; `row` the type of a row, whose fields are the bytes that are kept of the input's
+    row and the new columns (`field_of`); `kept` the type of the input's row, with the first of these fields;
+    `start` and `stop` the input rows it holds.
     """
 
     cards: list[bytes]
     row: np.dtype[Any]
+    kept: np.dtype[Any]
     start: int
     stop: int
 
@@ -40,7 +48,7 @@ class Layout(NamedTuple):
         """Return the bytes of the finished file."""
         table = catalog.table
         rows = (self.stop - self.start) * self.row.itemsize
-        heap = table.size - catalog.nrows * catalog.row_width
+        heap = table.size - catalog.nrows * catalog.row_width  # more than is needed, where it is dropped
         rest = os.fstat(catalog.file.fileno()).st_size - table.end
         return table.start + len(join_cards(self.cards)) + padded(rows + heap) + rest
 
@@ -56,44 +64,48 @@ def lay_out(
     cards: Sequence[Card],
     rows: tuple[int, int],
     overwrite_columns: bool,
+    dropped: Collection[str] = (),
 ) -> Layout:
-    """Plan the catalogue's table with columns and cards added.
+    """Plan the catalogue's table with columns and cards added, without the dropped ones (in upper case).
 
     Raises
     ------
     UsageError
-        If a column is named twice, has no FITS type, or exists and may not or cannot be replaced.
+        If a column has no FITS type, or exists and may not or cannot be replaced.
     DataError
         If the table would have more than 999 columns.
     """
-    names = [spec.name.upper() for spec in columns]
-    if len(set(names)) < len(names):
-        raise UsageError(f"columns {', '.join(spec.name for spec in columns)}: a name is there twice")
-    total = catalog.table.integer("TFIELDS") + sum(catalog.find(name) is None for name in names)
+    stays = [column for column in catalog.columns.values() if column.name.upper() not in dropped]
+    if dropped:
+        header, runs = _without(catalog, [c for c in catalog.columns.values() if c not in stays])
+    else:
+        header, runs = list(catalog.table.cards), [(0, catalog.row_width)]
+    columns = [spec for spec in columns if spec.name.upper() not in dropped]
+    number = catalog.table.integer("TFIELDS") - len(catalog.columns) + len(stays)
+    total = number + sum(catalog.find(spec.name) is None for spec in columns)
     if total > MAX_COLUMNS:
         raise DataError(f"{catalog.name}: would have {total} columns, FITS allows {MAX_COLUMNS}")
-    header = list(catalog.table.cards)
-    offsets, width, number = [], catalog.row_width, catalog.table.integer("TFIELDS")
+    offsets, width = [], sum(size for _, size in runs)
     for spec in columns:
         form_of(spec)
         existing = catalog.find(spec.name)
         if existing:
             column = catalog.columns[existing]
             _check_replacement(catalog, column, spec, overwrite_columns)
-            offsets.append(column.offset)
+            offsets.append(_new_offset(runs, column.offset))
         else:
             number += 1
             offsets.append(width)
             width += stored_dtype(spec).itemsize
             header += [card.encode() for card in column_cards(spec, number)]
-    row = np.dtype(
-        {
-            "names": ["input", *map(field_of, columns)],
-            "formats": [f"V{catalog.row_width}", *map(stored_dtype, columns)],
-            "offsets": [0, *offsets],
-            "itemsize": width,
-        }
+    names, formats = [f"input {at}" for at, _ in runs], [f"V{size}" for _, size in runs]
+    row = _row_type(
+        [*names, *map(field_of, columns)],
+        [*formats, *map(stored_dtype, columns)],
+        [*(_new_offset(runs, at) for at, _ in runs), *offsets],
+        width,
     )
+    kept = _row_type(names, formats, [at for at, _ in runs], catalog.row_width)
     start, stop = rows
     heap_gap = (
         catalog.table.integer("THEAP", catalog.nrows * catalog.row_width) - catalog.nrows * catalog.row_width
@@ -102,12 +114,47 @@ def lay_out(
     set_number(header, "NAXIS2", stop - start)
     set_number(header, "TFIELDS", number)
     set_number(header, "THEAP", (stop - start) * width + heap_gap)
+    if dropped and not any(column.descriptor for column in stays):
+        set_number(header, "PCOUNT", 0)  # nothing points into the heap
+        header = drop_cards(header, "THEAP")
     for card in cards:
         add_card(header, card)
     # placeholders of the final length; filled in when all data are written
     set_card(header, "CHECKSUM", "0" * 16, "HDU checksum")
     set_card(header, "DATASUM", "0", "data unit checksum")
-    return Layout(header, row, start, stop)
+    return Layout(header, row, kept, start, stop)
+
+
+def _row_type(names: list[str], formats: list[Any], offsets: list[int], width: int) -> np.dtype[Any]:
+    return np.dtype({"names": names, "formats": formats, "offsets": offsets, "itemsize": width})
+
+
+def _without(catalog: FitsTable, gone: Sequence[FitsColumn]) -> tuple[list[bytes], list[tuple[int, int]]]:
+    """Return the cards without those of some columns, and the runs of bytes (offset, size) left in a row."""
+    numbers = {column.number for column in gone}
+    cards: list[bytes] = []
+    skipping = False
+    for card in catalog.table.cards:
+        key = keyword(card)
+        if key == "CONTINUE" and skipping:
+            continue
+        match = _COLUMN_CARD.fullmatch(key)
+        number = int(match[2]) if match else 0
+        skipping = number in numbers
+        if skipping:
+            continue
+        if match:
+            new = f"{match[1]}{number - sum(other < number for other in numbers)}"
+        cards.append(f"{new:<8}".encode() + card[8:] if match else card)
+    ends = sorted((column.offset, column.offset + column.width) for column in gone)
+    edges = [0, *(edge for pair in ends for edge in pair), catalog.row_width]
+    runs = [(a, b - a) for a, b in zip(edges[::2], edges[1::2], strict=True) if b > a]
+    return cards, runs
+
+
+def _new_offset(runs: Sequence[tuple[int, int]], offset: int) -> int:
+    """Return where a byte of the input's row is in the new row."""
+    return sum(min(size, offset - at) for at, size in runs if at < offset)
 
 
 def set_number(cards: list[bytes], key: str, value: int) -> None:
@@ -148,7 +195,7 @@ def _check_replacement(catalog: FitsTable, column: FitsColumn, spec: ColumnSpec,
         )
 
 
-def shard_cards(catalog: FitsTable, shard: tuple[int, int], start: int, run: Mapping[str, Any]) -> list[Card]:
+def shard_cards(catalog: Table, shard: tuple[int, int], start: int, run: Mapping[str, Any]) -> list[Card]:
     """Return the cards that tell which shard of which catalogue and run a table is.
 
     Raises

@@ -11,8 +11,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from astroclip.errors import DataError
+from astroclip.tables.arrowfields import SHAPE_KEY
 from astroclip.tables.arrowtable import ArrowTable
-from astroclip.tables.parquet import SHAPE_KEY
 from astroclip.tables.unpack import nameless_file
 
 if TYPE_CHECKING:
@@ -56,6 +56,7 @@ def open_votable(source: Path, name: str, scratch: Path | None, hdu: int | str |
             places = [_place(i, one) for i, one in enumerate(tables)]
             chosen = _choose(tables, hdu, f"{name}: a VOTable of {', '.join(places) or 'no table'}")
             read = tables[chosen].to_table(use_names_over_ids=True)
+            read.meta |= {one.name: one.value for one in (*tables[chosen].params, *tables[chosen].infos)}
     except (ValueError, OSError, TypeError, IndexError) as error:
         raise DataError(f"{name}: cannot be read as a VOTable ({_line_of(error)})") from error
     others = places[:chosen] + places[chosen + 1 :]
@@ -94,7 +95,8 @@ def _open_converted(
 ) -> ArrowTable:
     """Write a table of astropy to a file without a name, and open that."""
     columns = [_to_arrow(read[column], column, name) for column in read.colnames]
-    schema = pa.schema([field for field, _ in columns])
+    said = {key: str(value) for key, value in read.meta.items() if isinstance(value, str | int | float)}
+    schema = pa.schema([field for field, _ in columns], said)
     file = nameless_file(scratch, name)
     try:
         pq.write_table(pa.table([values for _, values in columns], schema=schema), file)

@@ -1,6 +1,7 @@
 """What a run is: written into the journal, compared when it is resumed, told in the output's header."""
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -9,26 +10,32 @@ from typing import Any
 from astroclip import __version__
 from astroclip.errors import DataError, UsageError
 from astroclip.schema import ColumnSpec
-from astroclip.tables.fitstable import FitsTable
+from astroclip.tables.anytable import Table
+from astroclip.tables.arrowfields import add_metadata, is_layout_card
 from astroclip.tables.hdus import Card
 
-JOURNAL_FORMAT = 1
+JOURNAL_FORMAT = 2
+_KEYWORD = re.compile(r"[A-Z0-9_-]{1,8}")
 
 
 def describe_run(
-    catalog: FitsTable,
+    table: Table,
     columns: Sequence[ColumnSpec],
     settings: Mapping[str, Any],
     *,
     rows: tuple[int, int],
     shard: tuple[int, int] | None,
+    form: str,
+    dropped: Sequence[str],
 ) -> dict[str, Any]:
     """Return what must be the same in a resumed run, in the types that JSON gives back."""
     run = {
         "format": JOURNAL_FORMAT,
         "program": f"astroclip {__version__}",
-        "input": {"name": catalog.name, **catalog.fingerprint},
-        "hdu": catalog.hdu,
+        "input": {"name": table.name, **table.fingerprint},
+        "hdu": table.place,
+        "output": form,
+        "dropped": dropped,
         "columns": columns,
         "rows": rows,
         "shard": shard,
@@ -53,7 +60,9 @@ def check_same_run(earlier: dict[str, Any], run: dict[str, Any], catalog: str, o
             f"{catalog}: is not the file that the part of {output} was begun with (its SHA-256 differs). "
             "Start again without resume"
         )
-    check_same_settings(earlier, run, ("format", "program", "hdu", "columns", "rows", "shard"), output)
+    check_same_settings(
+        earlier, run, ("format", "program", "hdu", "output", "dropped", "columns", "rows", "shard"), output
+    )
 
 
 def check_same_settings(
@@ -93,3 +102,20 @@ def program_cards(cards: Mapping[str, Any], history: Sequence[str]) -> list[Card
     }
     pairs = [(key, value if isinstance(value, tuple) else (value,)) for key, value in everything.items()]
     return [Card(key, *value) for key, value in pairs] + [Card("HISTORY", line) for line in history]
+
+
+def cards_metadata(cards: Sequence[Card]) -> dict[str, str]:
+    """Return cards as metadata of a schema: values by keyword, the lines of HISTORY in one text."""
+    said: dict[str, str] = {}
+    for card in cards:
+        add_metadata(said, {card.key: str(card.value)})
+    return said
+
+
+def metadata_cards(said: Mapping[str, Any]) -> list[Card]:
+    """Return as cards what metadata of a table say under the keywords of FITS."""
+    words = {
+        key: str(text) for key, text in said.items() if _KEYWORD.fullmatch(key) and not is_layout_card(key)
+    }
+    history = words.pop("HISTORY", "").splitlines()
+    return [Card(key, text) for key, text in words.items()] + [Card("HISTORY", line) for line in history]

@@ -1,22 +1,25 @@
-"""Write a new table: one binary table in a FITS file, streamed in blocks, complete or not there at all."""
+"""Write a new table in the format of its name, streamed in blocks, complete or not there at all."""
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
-from astroclip.files import Part, check_output, check_space
+from astroclip.files import Part, check_output, check_space, written_beside
 from astroclip.schema import ColumnSpec
-from astroclip.tables.append import publish
+from astroclip.tables.arrowfields import spec_array, spec_field
 from astroclip.tables.columns import column_cards, stored_dtype, string_width, to_stored
 from astroclip.tables.hdus import Card, Checksum, join_cards, padded, seal_header
 from astroclip.tables.layout import add_card
-from astroclip.tables.outputs import PARQUET, output_format
-from astroclip.tables.provenance import program_cards
+from astroclip.tables.outputs import OutputFormat, output_format
+from astroclip.tables.provenance import cards_metadata, program_cards
+from astroclip.tables.writers import check_columns, write_batches
 
+Block = Mapping[str, NDArray[Any]]
 PRIMARY = (Card("SIMPLE", True), Card("BITPIX", 8), Card("NAXIS", 0), Card("EXTEND", True))
 
 
@@ -41,7 +44,7 @@ def write_table(
     path: str | Path,
     columns: Sequence[ColumnSpec],
     nrows: int,
-    blocks: Iterable[Mapping[str, NDArray[Any]]],
+    blocks: Iterable[Block],
     *,
     extname: str,
     nulls: Mapping[str, int | None] | None = None,
@@ -54,7 +57,7 @@ def write_table(
     Parameters
     ----------
     path
-        ``.fits`` or ``.parquet``.
+        As of `append_columns`: the suffix says the format.
     columns
         In order.
     nrows
@@ -84,24 +87,59 @@ def write_table(
     name, target = str(path), Path(os.path.realpath(path))
     form = output_format(name)
     check_output(target, name, overwrite)
-    row, header = new_table(columns, nrows, nulls or {})
-    for card in [Card("EXTNAME", extname), *program_cards(cards or {}, history)]:
+    said = [Card("EXTNAME", extname), *program_cards(cards or {}, history)]
+    if form is OutputFormat.FITS:
+        _write_fits(target, name, columns, nrows, blocks, nulls or {}, said)
+        return
+    schema = pa.schema([spec_field(spec) for spec in columns], cards_metadata(said))
+    check_columns(form, schema, name)
+    with written_beside(target, name) as beside:
+        write_batches(form, beside, schema, _batches(schema, columns, nrows, blocks, nulls or {}))
+
+
+def _batches(
+    schema: pa.Schema,
+    columns: Sequence[ColumnSpec],
+    nrows: int,
+    blocks: Iterable[Block],
+    nulls: Mapping[str, int | None],
+) -> Iterator[pa.RecordBatch]:
+    """Yield blocks as record batches."""
+    done = 0
+    for block in blocks:
+        done += _check_block(block, columns)
+        arrays = [spec_array(block[spec.name], spec, nulls.get(spec.name)) for spec in columns]
+        yield pa.record_batch(arrays, schema=schema)
+    if done != nrows:
+        raise ValueError(f"{done} rows written, expected {nrows}")
+
+
+def _write_fits(
+    target: Path,
+    name: str,
+    columns: Sequence[ColumnSpec],
+    nrows: int,
+    blocks: Iterable[Block],
+    nulls: Mapping[str, int | None],
+    said: Sequence[Card],
+) -> None:
+    """Write a file with one binary table."""
+    row, header = new_table(columns, nrows, nulls)
+    for card in said:
         add_card(header, card)
     primary = seal_header([card.encode() for card in PRIMARY], 0)
     start = len(primary) + len(seal_header(header, 0))
-    check_space(target, name, (start + padded(nrows * row.itemsize)) * (2 if form == PARQUET else 1))
-    part = Part(target, name)
-    try:
-        part.restart()
-        part.write(primary + join_cards(header))
-        datasum = _write_rows(part, columns, row, nrows, blocks)
-        part.patch(len(primary), seal_header(header, datasum))
-        publish(part, 1)
-    except BaseException:
-        part.remove()
-        raise
-    finally:
-        part.close()
+    check_space(target, name, start + padded(nrows * row.itemsize))
+    with Part(target, name) as part:
+        try:
+            part.restart()
+            part.write(primary + join_cards(header))
+            datasum = _write_rows(part, columns, row, nrows, blocks, nulls)
+            part.patch(len(primary), seal_header(header, datasum))
+            part.publish()
+        except BaseException:
+            part.remove()
+            raise
 
 
 def _write_rows(
@@ -109,12 +147,13 @@ def _write_rows(
     columns: Sequence[ColumnSpec],
     row: np.dtype[Any],
     nrows: int,
-    blocks: Iterable[Mapping[str, NDArray[Any]]],
+    blocks: Iterable[Block],
+    nulls: Mapping[str, int | None],
 ) -> int:
     """Write all rows, fill up the last FITS block, and return the DATASUM."""
     done, datasum = 0, Checksum()
     for block in blocks:
-        rows = _to_rows(block, columns, row)
+        rows = _to_rows(block, columns, row, nulls)
         part.write(rows.view(np.uint8))
         datasum.update(rows.view(np.uint8))
         done += len(rows)
@@ -125,16 +164,26 @@ def _write_rows(
 
 
 def _to_rows(
-    block: Mapping[str, NDArray[Any]], columns: Sequence[ColumnSpec], row: np.dtype[Any]
+    block: Block, columns: Sequence[ColumnSpec], row: np.dtype[Any], nulls: Mapping[str, int | None]
 ) -> NDArray[np.void]:
     """Return a block as rows of the file."""
-    rows = np.empty(len(block[columns[0].name]), row)
+    rows = np.empty(_check_block(block, columns), row)
     for i, spec in enumerate(columns):
+        values, null = block[spec.name], nulls.get(spec.name)
+        if np.ma.isMaskedArray(values) and null is not None:
+            values = values.filled(null)
+        rows[f"c{i}"] = to_stored(values, spec)
+    return rows
+
+
+def _check_block(block: Block, columns: Sequence[ColumnSpec]) -> int:
+    """Return the number of rows of a block whose columns are as announced."""
+    rows = len(block[columns[0].name])
+    for spec in columns:
         values, dtype = block[spec.name], np.dtype(spec.dtype)
         text = dtype.kind in "US" and values.dtype.kind in "US"
         fits = string_width(values.dtype) <= string_width(dtype) if text else values.dtype == dtype
-        if values.shape != (len(rows), *spec.shape) or not fits:
-            expected = f"{dtype} {(len(rows), *spec.shape)}"
+        if values.shape != (rows, *spec.shape) or not fits:
+            expected = f"{dtype} {(rows, *spec.shape)}"
             raise ValueError(f"column {spec.name}: {values.dtype} {values.shape}, expected {expected}")
-        rows[f"c{i}"] = to_stored(values, spec)
     return rows

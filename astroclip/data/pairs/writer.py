@@ -251,8 +251,7 @@ def write_pairs(
         "inputs": dict(inputs or {}),
         "created": created or datetime.now(UTC).isoformat(timespec="seconds"),
     }
-    part = Part(target, name)
-    try:
+    with Part(target, name) as part:
         writer = PairsWriter(part, nrows, labels, split)
         writer.begin(_describe_run(nrows, labels, split, provenance), provenance, resume)
         try:
@@ -261,8 +260,6 @@ def write_pairs(
         except BaseException:
             writer.suspend()
             raise
-    finally:
-        part.close()
 
 
 def _describe_run(

@@ -9,7 +9,7 @@ from survey_servers import serve
 from test_sparcl import TARGETS, Sparcl, fetch, make_records
 
 from astroclip.data.desi import open_coadd
-from astroclip.data.fitsfile import FitsFile, plain_path
+from astroclip.data.fitsfile import FitsFile, create_fits, plain_path
 from astroclip.errors import DataError
 
 NAMES = [
@@ -45,6 +45,17 @@ def test_any_name_is_read(tmp_path, name, monkeypatch):
     with pytest.raises(DataError) as error:
         FitsFile(path)
     assert str(path) in str(error.value)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_folder_of_any_name_is_written_to(tmp_path, name):
+    path = tmp_path / name / "coadd-1.fits"
+    path.parent.mkdir(parents=True)
+    for values in ([1, 2], [3]):  # the second overwrites the first
+        with create_fits(path) as hdus:
+            hdus.write({"A": np.array(values)}, extname="T")
+    with FitsFile(path) as file:
+        assert file.table("T", ["A"])["A"].tolist() == [3]
 
 
 def test_a_plain_name_stays_and_links_go(tmp_path):

@@ -178,6 +178,13 @@ def plain_path(path: Path) -> Iterator[Path]:
         yield link / path.name
 
 
+@contextmanager
+def create_fits(path: Path) -> Iterator[fitsio.FITS]:
+    """Open a new FITS file for writing, whatever its folder is called; what is there is overwritten."""
+    with plain_path(path) as plain, fitsio.FITS(str(plain), "rw", clobber=True) as hdus:
+        yield hdus
+
+
 def _native(values: NDArray) -> NDArray:
     """Return big-endian values in this machine's byte order."""
     return values.astype(values.dtype.newbyteorder("="), copy=False)

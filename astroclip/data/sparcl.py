@@ -16,13 +16,12 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import fitsio
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from astroclip.data.coadd_sets import CoaddFiles
 from astroclip.data.desi import COMBINED_ARM, find_coadds
-from astroclip.data.fitsfile import plain_path
+from astroclip.data.fitsfile import create_fits
 from astroclip.data.grid import ArmPixels, combine_arms, place_on_grid, stack_spectra
 from astroclip.data.pixels import Match
 from astroclip.data.webservice import GIVE_UP_AFTER, Fetched, ServiceError, WebService, make_folder
@@ -307,11 +306,7 @@ def _table(records: list[Record], fields: dict[str, tuple[str, str, Any]]) -> ND
 def _write_fits(path: Path, cards: list[dict[str, str]], hdus: dict[str, NDArray]) -> None:
     """Write tables and images beside the target, with units and checksums, and rename."""
     units = {"WAVELENGTH": WAVE_UNIT, "FLUX": FLUX_UNIT, "IVAR": IVAR_UNIT}
-    with (
-        written_beside(path) as beside,
-        plain_path(beside) as plain,
-        fitsio.FITS(str(plain), "rw", clobber=True) as fits,
-    ):
+    with written_beside(path) as beside, create_fits(beside) as fits:
         fits.write(None, header=cards)
         for name, values in hdus.items():
             unit = units.get(name.removeprefix(f"{COMBINED_ARM}_"))

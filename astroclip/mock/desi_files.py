@@ -7,10 +7,10 @@ writing.
 from pathlib import Path
 from typing import Any
 
-import fitsio
 import numpy as np
 from numpy.typing import NDArray
 
+from astroclip.data.fitsfile import create_fits
 from astroclip.mock import desi_tables as tables
 from astroclip.mock import footprint
 from astroclip.mock import observe as spectra
@@ -45,7 +45,7 @@ def write_pixel(folder: Path, rows: NDArray[np.int64], table: Table, seed: int) 
     arms = _observe(rows, table, seed)
     path = folder / coadd_path(survey, program, pixel)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with fitsio.FITS(path, "rw", clobber=True) as hdus:
+    with create_fits(path) as hdus:
         hdus.write(None, header=header)
         write_table(hdus, fibermap, "FIBERMAP", {"SURVEY": survey, "PROGRAM": program})
         write_table(hdus, exposures, "EXP_FIBERMAP")
@@ -56,7 +56,7 @@ def write_pixel(folder: Path, rows: NDArray[np.int64], table: Table, seed: int) 
             hdus.write(arms[arm.name][2], extname=f"{arm.name}_MASK")
             hdus.write(arms[arm.name][3], extname=f"{arm.name}_RESOLUTION")
         write_table(hdus, tables.make_scores(part, arms), "SCORES")
-    with fitsio.FITS(folder / coadd_path(survey, program, pixel, "redrock"), "rw", clobber=True) as hdus:
+    with create_fits(folder / coadd_path(survey, program, pixel, "redrock")) as hdus:
         hdus.write(None, header=header)
         write_table(hdus, tables.make_redshifts(part), "REDSHIFTS")
         write_table(hdus, fibermap, "FIBERMAP")
@@ -111,7 +111,7 @@ def write_zcatalog(path: Path, table: Table) -> None:
         first[f"{prefix}_PRIMARY"] = here & primary
     first |= {"ZCAT_NSPEC": _count_spectra(part).astype("i2"), "ZCAT_PRIMARY": primary}
     path.parent.mkdir(parents=True, exist_ok=True)
-    with fitsio.FITS(path, "rw", clobber=True) as hdus:
+    with create_fits(path) as hdus:
         hdus.write(None)
         write_table(hdus, tables.columns(first), "ZCATALOG", {"SPECPROD": SPECPROD})
 

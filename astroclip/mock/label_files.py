@@ -4,10 +4,10 @@ import csv
 from pathlib import Path
 from typing import Any
 
-import fitsio
 import h5py
 import numpy as np
 
+from astroclip.data.fitsfile import create_fits
 from astroclip.mock import lines
 from astroclip.mock import volunteers as votes
 from astroclip.mock.desi_tables import columns
@@ -95,6 +95,6 @@ def write_truth(path: Path, table: Table, seed: int) -> None:
     for k, (_, _, _, comment) in enumerate(COLUMNS):
         header.append({"name": f"TCOMM{k + 1}", "value": comment[:67]})
     header += [{"name": f"LINE{k:02d}", "value": name} for k, name in enumerate(lines.LINES)]
-    with fitsio.FITS(path, "rw", clobber=True) as hdus:
+    with create_fits(path) as hdus:
         hdus.write(None)
         hdus.write(columns(values), extname="TRUTH", units=[unit for _, _, unit, _ in COLUMNS], header=header)

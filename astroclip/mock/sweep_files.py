@@ -3,10 +3,10 @@
 from pathlib import Path
 from typing import Any
 
-import fitsio
 import numpy as np
 from numpy.typing import NDArray
 
+from astroclip.data.fitsfile import create_fits
 from astroclip.mock import render as images
 from astroclip.mock.cutout_files import draw_field
 from astroclip.mock.desi_tables import columns, tractor_shape
@@ -43,7 +43,7 @@ def write_sweeps(folder: Path, table: Table, seed: int) -> int:
         inside = catalogue[(west == ra) & (south == dec)]
         inside = inside[np.lexsort((inside["OBJID"], inside["BRICKID"]))]
         name = f"sweep-{_corner(ra, dec)}-{_corner(ra + 10, dec + 5)}.fits"
-        with fitsio.FITS(target / name, "rw", clobber=True) as hdus:
+        with create_fits(target / name) as hdus:
             hdus.write(None)
             hdus.write(inside, extname="SWEEP", units=[_unit(c) for c in inside.dtype.names])
     return len(catalogue)

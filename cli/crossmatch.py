@@ -72,7 +72,8 @@ def crossmatch(
     image_dec: Annotated[str | None, typer.Option(help="Dec column of IMAGES.")] = None,
     epoch: Annotated[float, typer.Option(help="Year of the images' positions, for proper motion.")] = 2016.0,
     labels: Annotated[
-        list[Path] | None, typer.Option(help="Table of labels, joined by TARGETID or position. Repeatable.")
+        list[Path] | None,
+        typer.Option(help="Table of labels, or FILE#HDU, joined by TARGETID or position. Repeatable."),
     ] = None,
     rejects: Annotated[
         Path | None, typer.Option(help="Table for the rows that are in no pair, with the reason.")

@@ -101,7 +101,7 @@ def test_a_run_is_resumed_with_its_own_settings_only(survey, tmp_path):
         ({"rejects": "o.fits"}, UsageError, "is named for two outputs"),
         ({"rejects": "r.txt"}, UsageError, "r.txt"),
         ({"labels": ["nothing.csv"]}, DataError, "nothing.csv"),
-        ({"labels": ["blind.fits"]}, DataError, "TARGETID or position"),
+        ({"labels": ["blind.fits"]}, DataError, "by position"),
         ({"settings": CrossmatchSettings(cut="best")}, UsageError, "no cut 'best'"),
         ({"settings": CrossmatchSettings(cut="original")}, DataError, "SV_PRIMARY"),
         ({"settings": CrossmatchSettings(radius_arcsec=0)}, UsageError, "radius_arcsec is 0"),
@@ -110,18 +110,21 @@ def test_a_run_is_resumed_with_its_own_settings_only(survey, tmp_path):
         ({"settings": CrossmatchSettings(split=SplitSettings((1, 1, 1)))}, UsageError, "fractions"),
         ({"settings": CrossmatchSettings(ra="RRA")}, DataError, "no column 'RRA'"),
         ({"spectra": "blind.fits"}, DataError, "no position columns"),
-        ({"spectra": "radians.fits"}, DataError, "'rad'"),
+        ({"spectra": "parsecs.fits"}, DataError, "'pc'"),
+        ({"spectra": "inexact.fits"}, DataError, "TARGETID' is float64"),
         ({"spectra": "plain.fits", "coadds": "."}, UsageError, "no TARGETID, SURVEY"),
         ({"spectra": "alone.fits"}, UsageError, "--coadds"),
         ({"spectra": "short.fits"}, DataError, "cut short"),
-        ({"images": "empty"}, DataError, "no image file"),
+        ({"images": "empty"}, DataError, "no FITS"),
     ],
 )  # fmt: skip
 def test_errors_come_before_anything_is_written(survey, tmp_path, monkeypatch, change, error, said):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "empty").mkdir()
     Table({"A": [1.0]}).write("blind.fits")
-    Table({"RA": [1.0], "DEC": [2.0]}, units={"RA": "rad", "DEC": "deg"}).write("radians.fits")
+    Table({"RA": [1.0], "DEC": [2.0]}, units={"RA": "pc", "DEC": "deg"}).write("parsecs.fits")
+    inexact = survey.columns | {"TARGETID": survey.columns["TARGETID"].astype(float)}
+    write_catalogue(tmp_path / "inexact.fits", inexact)
     Table({"RA": [1.0], "DEC": [2.0]}).write("plain.fits")
     write_catalogue(tmp_path / "alone.fits", survey.columns)
     write_catalogue(tmp_path / "short.fits", survey.columns)
@@ -138,7 +141,7 @@ def test_other_units_of_images_are_one_error(survey, tmp_path):
     """Nobody's images become nanomaggies by being read."""
     columns = {name: survey.stein[name] for name in ("ra", "dec", "release", "brickid", "objid")}
     Table(columns | {"IMAGE": survey.stein["images"]}, units={"IMAGE": "Jy"}).write(tmp_path / "column.fits")
-    Table(columns, units={"dec": "rad"}).write(tmp_path / "position.fits")
+    Table(columns, units={"ra": "deg", "dec": "pc"}).write(tmp_path / "position.fits")
     path = survey.images / "images_npix152_000000000_000000001.h5"
     shutil.copy(path, tmp_path)
     with h5py.File(tmp_path / path.name, "a") as file:
@@ -146,7 +149,7 @@ def test_other_units_of_images_are_one_error(survey, tmp_path):
     write_cube(tmp_path / "cutouts" / f"{survey.columns['TARGETID'][0]}.fits", ra=None, cards={"BUNIT": "Jy"})
     said = {
         "column.fits": "column.fits: column 'IMAGE': image in 'Jy', expected nanomaggy",
-        "position.fits": "position.fits: column 'dec' is float64 in 'rad', expected a position in deg",
+        "position.fits": "position.fits: column 'dec' is in 'pc'",
         path.name: f"{path.name}: dataset 'images': image in 'Jy', expected nanomaggy",
         "cutouts": ".fits: image in 'Jy', expected nanomaggy",
     }
@@ -181,7 +184,7 @@ def test_inputs_are_named_wherever_one_stands(survey, tmp_path, monkeypatch):
 def test_broken_votes_are_told(survey, tmp_path):
     """A table of votes that cannot be read is no other table."""
     (tmp_path / "votes.csv").write_text("ra,dec,bar_strong,bar_weak,bar_no\n1.0,2.0,many,3,4\n")
-    with pytest.raises(DataError, match=r"votes\.csv: cannot read the table .*many"):
+    with pytest.raises(DataError, match=r"votes\.csv: column 'bar_strong', row 0 .*many"):
         build_pairs(survey.catalogue, survey.images, tmp_path / "o", labels=[tmp_path / "votes.csv"])
     assert [path.name for path in tmp_path.iterdir()] == ["votes.csv"]
 

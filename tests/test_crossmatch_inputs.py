@@ -6,6 +6,7 @@ import fitsio
 import h5py
 import numpy as np
 import pytest
+from astropy.coordinates import Angle, SkyCoord
 from astropy.io import fits
 from astropy.table import Table
 from builders import truncate, write_coadd, write_cube
@@ -26,12 +27,13 @@ from matched_survey import (
 )
 
 from astroclip.crossmatch.build import build_pairs
-from astroclip.crossmatch.joined_labels import open_labels
+from astroclip.crossmatch.image_side import check_images
 from astroclip.crossmatch.plan import CrossmatchSettings
 from astroclip.data.desi import open_coadd
-from astroclip.data.pairs import open_pairs
+from astroclip.data.pairs import open_pairs, split_by_healpix
 from astroclip.data.stein import open_stein
 from astroclip.data.targetid import decode_targetid, encode_targetid
+from astroclip.schema import Reason
 
 
 @pytest.fixture(scope="module")
@@ -74,19 +76,6 @@ def test_labels_by_id_and_by_position(survey, tmp_path):
     of_pair = np.argsort(table["PAIR"])[-len(PAIRED) :]
     np.testing.assert_array_equal(read["LOG_MSTAR"], table["LOG_MSTAR"][of_pair])
     assert read["NOTE"].tolist() == np.char.strip(table["NOTE"][of_pair].astype(str)).tolist()
-
-
-def test_labels_in_several_hdus_of_the_same_rows(tmp_path):
-    ids = np.arange(4)
-    tables = {
-        "METADATA": Table({"TARGETID": ids, "RA": np.zeros(4), "DEC": np.zeros(4)}),
-        "SPECPHOT": Table({"TARGETID": ids, "LOGMSTAR": np.full(4, 10.5)}),
-        "FASTSPEC": Table({"TARGETID": ids, "OII_3726_FLUX": np.ones(4)}),
-    }
-    hdus = [fits.BinTableHDU(table, name=name) for name, table in tables.items()]
-    fits.HDUList([fits.PrimaryHDU(), *hdus]).writeto(tmp_path / "fastspec.fits")
-    labels = open_labels(tmp_path / "fastspec.fits", 1.0, set())
-    assert set(labels.columns) == {"LOGMSTAR", "OII_3726_FLUX"}
 
 
 def test_folder_of_cutouts(survey, tmp_path):
@@ -256,5 +245,44 @@ def test_stamps_are_read_alike_however_they_are_stored(tmp_path, rng, chunks, dt
     rows = rng.permutation(np.r_[np.arange(9), 2, 3])
     expected = np.where((images[rows] == 0).all(axis=1, keepdims=True), np.nan, images[rows].astype("f4"))
     np.testing.assert_array_equal(stein.read(rows, size=9).flux, expected)
-    np.testing.assert_array_equal(stein.show_sky(rows), rows != 2)
+    np.testing.assert_array_equal(check_images(stein, rows), Reason.NO_IMAGE_PIXEL * (rows == 2))
     stein.close()
+
+
+@pytest.mark.parametrize("unit", ["deg", "hourangle", "rad", "sexagesimal", "coord"])
+@pytest.mark.parametrize("side", ["spectra", "images"])
+def test_positions_in_any_unit_match(tmp_path, rng, unit, side):
+    """Each row of one table lies 0.3 arcsec from its partner in the other, whatever the unit of either."""
+    ra = np.array([0.0, 359.99999, 10.0, 150.0, 77.0])
+    dec = np.array([0.0, 1.0, 89.9999, -45.0, 33.0])
+    order = rng.permutation(len(ra))
+    tables = {
+        "spectra": {"RA": ra, "DEC": dec + 0.3 * ARCSEC},
+        "images": {"RA": ra[order], "DEC": dec[order]},
+    }
+    paths = {}
+    for name, columns in tables.items():
+        lon, lat = Angle(columns["RA"], "deg"), Angle(columns["DEC"], "deg")
+        if name != side or unit == "deg":
+            table = Table(columns)
+        elif unit == "sexagesimal":
+            texts = (
+                lon.to_string("hourangle", sep=":", precision=6),
+                lat.to_string("deg", sep=" ", precision=5),
+            )
+            table = Table(texts, names=["RA", "DEC"])
+        elif unit == "coord":
+            table = Table({"coord": SkyCoord(lon, lat)})
+        else:
+            table = Table([lon.to_value(unit), lat.deg], names=["ra", "dec"])
+        paths[name] = tmp_path / f"{name}.fits"
+        table.write(paths[name])
+        if name == side and unit in ("hourangle", "rad"):
+            fits.setval(paths[name], "TUNIT1", value=unit, ext=1)
+            fits.setval(paths[name], "TUNIT2", value="deg", ext=1)
+    build_pairs(paths["spectra"], paths["images"], tmp_path / "o")
+    found = fitsio.read(tmp_path / "o.fits")
+    np.testing.assert_array_equal(order[found["IMAGE_ROW"]], np.arange(len(ra)))
+    np.testing.assert_allclose(found["SEPARATION"], 0.3, atol=1e-4)
+    np.testing.assert_allclose(found["IMAGE_RA"], ra, atol=1e-9)
+    np.testing.assert_array_equal(found["SPLIT"], split_by_healpix(ra, dec))

@@ -11,12 +11,15 @@ from hypothesis import strategies as st
 from test_match import all_sky, around, skies
 
 from astroclip.crossmatch import distributed, match
-from astroclip.crossmatch.image_side import HatsSide
-from astroclip.crossmatch.match import Objects
+from astroclip.crossmatch.image_side import open_image_side
 from astroclip.errors import DataError, UsageError
 from astroclip.tables import open_table
+from astroclip.tables.identity import Who
 
 needs_lsdb = pytest.mark.skipif(find_spec("lsdb") is None, reason="needs lsdb: pip install '.[distributed]'")
+
+
+NOBODY = Who({}, np.zeros(0), np.zeros(0))
 
 
 def assert_same(found, expected):
@@ -31,16 +34,16 @@ def compare(left, right, radius=1.0, find="best", **options):
 
 
 def with_ids(position, rng, n_ids):
-    """Give positions ids of few enough values that they repeat, some missing, some masked."""
+    """Give positions ids of few enough values that they repeat, some missing."""
     n = position[0].size
-    objid = np.ma.array(rng.integers(-1, n_ids, n), mask=rng.random(n) < 0.1)
-    return Objects(*position, (rng.choice([9010, 9011, 0], n, p=[0.6, 0.3, 0.1]), np.full(n, 7), objid))
+    ids = {"RELEASE": rng.choice([9010, 9011, 0], n, p=[0.6, 0.3, 0.1]), "BRICKID": np.full(n, 7)}
+    return Who(ids | {"OBJID": rng.integers(-1, n_ids, n)}, *position)
 
 
-def blocks_of(objects, edges):
-    """The same objects cut into blocks."""
+def blocks_of(who, edges):
+    """The same galaxies cut into blocks."""
     return [
-        Objects(objects.ra[part], objects.dec[part], objects.ids and tuple(c[part] for c in objects.ids))
+        Who({name: values[part] for name, values in who.ids.items()}, who.ra[part], who.dec[part])
         for part in (slice(*edge) for edge in zip([0, *edges], [*edges, None], strict=True))
     ]
 
@@ -71,18 +74,21 @@ def mock_table(rng, n_pairs=300):
 
 
 def whole(side):
-    """All objects of a HATS catalogue."""
-    blocks = list(side)
-    ids = zip(*(block.ids for block in blocks), strict=True)
-    ra, dec = (np.concatenate([getattr(block, name) for block in blocks]) for name in ("ra", "dec"))
-    return Objects(ra, dec, tuple(np.concatenate(column) for column in ids))
+    """All galaxies of a HATS catalogue."""
+    blocks = list(side.blocks())
+    ids = {name: np.concatenate([block.ids[name] for block in blocks]) for name in blocks[0].ids}
+    return Who(ids, *(np.concatenate([getattr(block, name) for block in blocks]) for name in ("ra", "dec")))
+
+
+def positions(folder):
+    """The positions of a HATS catalogue, as the image side."""
+    return open_image_side(folder, epoch=np.nan)
 
 
 @pytest.fixture(scope="module")
 def hats(tmp_path_factory):
     """Two HATS catalogues of many partitions, without margin caches."""
     pd = pytest.importorskip("pandas")
-    distributed._load_lsdb()
     import lsdb
 
     folders = []
@@ -113,39 +119,37 @@ def hats(tmp_path_factory):
 @given(skies(), st.integers(0, 2**32), st.booleans())
 def test_tables_match_as_in_memory(find, sky, seed, ids):
     rng = np.random.default_rng(seed)
-    left, right = (with_ids(side, rng, 30) if ids else Objects(*side) for side in sky[:2])
+    left, right = (with_ids(side, rng, 30) if ids else Who({}, *side) for side in sky[:2])
     compare(left, right, sky[2], find)
     compare(left, blocks_of(right, np.sort(rng.integers(0, right.ra.size + 1, 3))), sky[2], find)
 
 
 @needs_lsdb
 def test_many_blocks_and_a_crowd_beyond_the_buffers(rng, monkeypatch):
-    monkeypatch.setattr(distributed, "_ROWS", 500)
+    monkeypatch.setattr(distributed, "TASK_ROWS", 500)
     crowd = around(rng, 3000, (10.0, 20.0), 0.2 / 3600)
-    left, right = Objects(*crowd[:, :1500]), Objects(*np.hstack([crowd[:, 1500:], all_sky(rng, 2000)]))
+    left, right = Who({}, *crowd[:, :1500]), Who({}, *np.hstack([crowd[:, 1500:], all_sky(rng, 2000)]))
     assert compare(left, right).left.size > 100
-    compare(left, Objects(*crowd[:, 2990:]), find="all")
+    compare(left, Who({}, *crowd[:, 2990:]), find="all")
 
 
 @needs_lsdb
 def test_what_makes_no_sense_is_refused():
-    one = Objects(np.zeros(1), np.zeros(1))
+    one = Who({}, np.zeros(1), np.zeros(1))
     with pytest.raises(UsageError, match="radius"):
         distributed.match_objects(one, one, -1.0)
     with pytest.raises(UsageError, match="'first'"):
         distributed.match_objects(one, one, find="first")
     with pytest.raises(DataError, match="one length"):
-        distributed.match_objects(one, Objects(np.zeros(2), np.zeros(1)))
+        distributed.match_objects(one, Who({}, np.zeros(2), np.zeros(1)))
     with pytest.raises(DataError, match="one length"):
-        distributed.match_objects(Objects(np.zeros(2), np.zeros(1)), one)
-    with pytest.raises(DataError, match="float64"):
-        distributed.match_objects(Objects(one.ra, one.dec, (np.zeros(1),) * 3), one)
+        distributed.match_objects(Who({}, np.zeros(2), np.zeros(1)), one)
 
 
 def test_without_the_extra_it_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "lsdb", None)
     with pytest.raises(UsageError, match=r"pip install 'astroclip\[distributed\]'"):
-        distributed.match_objects(Objects([], []), Objects([], []))
+        distributed.match_objects(NOBODY, NOBODY)
 
 
 # --- HATS catalogues ---------------------------------------------------------------------------------------
@@ -154,20 +158,21 @@ def test_without_the_extra_it_says_what_to_install(monkeypatch):
 @needs_lsdb
 @pytest.mark.parametrize("find", ["best", "all"])
 def test_hats_folders_match_as_in_memory(hats, find):
-    left, side = whole(HatsSide(hats[0], None, None, np.nan)), HatsSide(hats[1], None, None, np.nan)
+    left, side = whole(positions(hats[0])), positions(hats[1])
     assert len(side.files) > 15
     expected = match.match_objects(left, whole(side), 1.0, find)
     assert {"id", "position"} == set(expected.method)
     assert expected.left.size > 500
-    assert_same(distributed.match_objects(left, side, 1.0, find), expected)
-    assert_same(match.match_objects(left, side, 1.0, find), expected)
+    assert_same(distributed.match_objects(left, side.hats, 1.0, find), expected)
+    assert_same(match.match_objects(left, match.Again(side.blocks), 1.0, find), expected)
 
 
 @needs_lsdb
 def test_rows_written_by_lsdb_are_those_of_the_table(hats):
     """Row numbers lead to any other column; missing integers are masked, missing floats NaN."""
-    table, catalog = mock_table(np.random.default_rng(5))[1], open_table(hats[1])
-    objid, z, ra = catalog.read(["OBJID", "Z", "TARGET_RA"]).values()
+    table = mock_table(np.random.default_rng(5))[1]
+    with open_table(hats[1]) as catalog:
+        objid, z, ra = catalog.read(["OBJID", "Z", "TARGET_RA"]).values()
     place = np.argsort(table["TARGET_RA"])[np.argsort(np.argsort(ra))]
     np.testing.assert_array_equal(ra, table["TARGET_RA"][place])
     np.testing.assert_array_equal(z, table["Z"][place])
@@ -177,10 +182,10 @@ def test_rows_written_by_lsdb_are_those_of_the_table(hats):
 @needs_lsdb
 def test_a_hats_folder_that_became_damaged(hats, tmp_path):
     broken = shutil.copytree(hats[0], tmp_path / "broken")
-    side = HatsSide(broken, None, None, np.nan)
+    side = positions(broken)
     side.files[3].write_bytes(side.files[3].read_bytes()[:200])
     with pytest.raises(DataError, match="cannot be read"):
-        distributed.match_objects(Objects([], []), side)
+        distributed.match_objects(NOBODY, side.hats)
 
 
 # --- a cluster ---------------------------------------------------------------------------------------------
@@ -191,12 +196,12 @@ def test_a_hats_folder_that_became_damaged(hats, tmp_path):
 def test_a_cluster_returns_the_same(hats, monkeypatch):
     from distributed import LocalCluster
 
-    monkeypatch.setattr(distributed, "_ROWS", 300)
-    left, right = (HatsSide(folder, None, None, np.nan) for folder in hats)
+    monkeypatch.setattr(distributed, "TASK_ROWS", 300)
+    left, right = (positions(folder) for folder in hats)
     with LocalCluster(n_workers=1, threads_per_worker=2, processes=False, dashboard_address=None) as cluster:
         address = cluster.scheduler_address
         expected = compare(whole(left), whole(right), cluster=address)
-        assert_same(distributed.match_objects(whole(left), right, cluster=address), expected)
+        assert_same(distributed.match_objects(whole(left), right.hats, cluster=address), expected)
 
 
 @needs_lsdb
@@ -209,4 +214,4 @@ def test_no_cluster_there(address, monkeypatch):
         dask.config.set({"distributed.comm.timeouts.connect": "1s"}),
         pytest.raises(UsageError, match="Dask"),
     ):
-        distributed.match_objects(Objects([], []), Objects([], []), cluster=address)
+        distributed.match_objects(NOBODY, NOBODY, cluster=address)

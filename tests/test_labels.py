@@ -8,10 +8,21 @@ import pytest
 from builders import truncate
 from builders_hdf5 import write_hdf5, write_provabgs
 
-from astroclip.data.galaxyzoo import is_galaxy_zoo, read_galaxy_zoo
+from astroclip.data import galaxyzoo
 from astroclip.data.provabgs import read_provabgs
 from astroclip.errors import DataError
 from astroclip.schema import GALAXY_ZOO
+from astroclip.tables import open_table
+
+
+def read_galaxy_zoo(path):
+    with open_table(path) as table:
+        return galaxyzoo.read_galaxy_zoo(table)
+
+
+def is_galaxy_zoo(path):
+    with open_table(path) as table:
+        return galaxyzoo.is_galaxy_zoo(table)
 
 
 @pytest.mark.parametrize("layout", ["astropy", "columns"])
@@ -164,9 +175,6 @@ def test_votes_are_told_by_their_header(tmp_path):
     assert not is_galaxy_zoo(path)
     path.write_text('ra,dec,note\n1,2,"two\nlines"\n')
     assert not is_galaxy_zoo(path)
-    path.write_text("")
-    with pytest.raises(DataError, match="Empty CSV"):
-        is_galaxy_zoo(path)
 
 
 def test_votes_that_cannot_be_read(tmp_path):
@@ -179,11 +187,11 @@ def test_votes_that_cannot_be_read(tmp_path):
     with pytest.raises(DataError, match="no columns of a position"):
         read_galaxy_zoo(path)
     write_votes(path, [row | {"bar_strong": "many"} for row in rows])
-    with pytest.raises(DataError, match="cannot read the table"):
+    with pytest.raises(DataError, match=r"'bar_strong', row 0 .*'many' is no number"):
         read_galaxy_zoo(path)
     write_votes(path, rows)
     truncate(path, 0.9)
-    with pytest.raises(DataError, match="cut short"):
+    with pytest.raises(DataError, match=r"cannot be read as a table .*Expected 116 columns"):
         read_galaxy_zoo(path)
     write_votes(path, rows * 100)
     zipped = tmp_path / "votes.csv.gz"
@@ -192,5 +200,3 @@ def test_votes_that_cannot_be_read(tmp_path):
     truncate(zipped, 0.5)
     with pytest.raises(DataError, match="cut short"):
         read_galaxy_zoo(zipped)
-    with pytest.raises(DataError, match="cannot read"):
-        read_galaxy_zoo(tmp_path / "nothing.csv")

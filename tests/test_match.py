@@ -14,10 +14,11 @@ from astropy.coordinates import SkyCoord, match_coordinates_sky, search_around_s
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from astroclip.crossmatch.ids import match_ids
-from astroclip.crossmatch.match import Objects, false_match_rate, match_objects
+from astroclip.crossmatch.match import false_match_rate, match_objects
+from astroclip.data.targetid import encode_targetid
 from astroclip.errors import DataError, UsageError
 from astroclip.sky import _compiled, build_index, match_nearest, match_sky, separation_arcsec
+from astroclip.tables.identity import Who
 from astroclip.tables.motion import propagate
 
 ARCSEC = np.pi / 648000.0
@@ -299,57 +300,60 @@ def test_nothing_is_compiled_on_import_and_no_cache_folder_is_needed():
 
 
 def id_columns(rows, dtypes=(">i2", "i4", "i8")):
-    return tuple(np.array([row[i] for row in rows], dtype) for i, dtype in enumerate(dtypes))
+    names = ("RELEASE", "BRICKID", "OBJID")
+    return {n: np.array([row[i] for row in rows], dtypes[i]) for i, n in enumerate(names)}
 
 
-@pytest.mark.parametrize("stretch", [1, 2**61], ids=["packed", "lexicographic"])
+def nowhere(ids):
+    """Rows that are known by their ids alone."""
+    return Who(ids, *np.full((2, len(ids["OBJID"])), np.nan))
+
+
 @settings(max_examples=150, deadline=None)
 @given(
     st.lists(st.tuples(st.integers(-1, 2), st.integers(-1, 3), st.integers(0, 3)), max_size=25),
     st.lists(st.tuples(st.integers(-1, 2), st.integers(-1, 3), st.integers(0, 3)), max_size=25),
 )
-def test_ids_equal_the_definition(stretch, left, right):
-    left, right = ([(a, b, c * stretch + 1) for a, b, c in side] for side in (left, right))
+def test_ids_equal_the_definition(left, right):
     same = [
         (i, j) for i, a in enumerate(left) for j, b in enumerate(right) if a == b and a[0] > 0 and a[1] >= 0
     ]
     times_left, times_right = Counter(left), Counter(right)
     unique = [(i, j) for i, j in same if times_left[left[i]] == times_right[left[i]] == 1]
-    a, b = id_columns(left), id_columns(right, ("i8", "i2", "u8"))
-    blocks = [tuple(column[:7] for column in b), tuple(column[7:] for column in b)]
+    a, b = nowhere(id_columns(left)), nowhere(id_columns(right, ("i8", "i2", "i8")))
+    blocks = [nowhere({k: v[part] for k, v in b.ids.items()}) for part in (slice(0, 7), slice(7, None))]
     for stream in (b, blocks):
-        best, every = match_ids(a, stream), match_ids(a, stream, find="all")
+        best, every = match_objects(a, stream), match_objects(a, stream, find="all")
         assert list(zip(best.left, best.right, strict=True)) == unique
         assert list(zip(every.left, every.right, strict=True)) == same
         assert set(best.repeated_left) == {i for i, _ in set(same) - set(unique)}
-        assert set(best.repeated_right) == {j for _, j in set(same) - set(unique)}
 
 
-def test_masked_ids_match_nothing_and_floats_are_refused():
-    ids = id_columns([(9010, 1, 1), (9010, 1, 2)])
-    masked = (*ids[:2], np.ma.array(ids[2], mask=[True, False]))
-    assert match_ids(ids, masked).left.tolist() == [1]
-    with pytest.raises(DataError, match="float64"):
-        match_ids(ids, (*ids[:2], ids[2].astype(float)))
+def test_targetid_tells_the_source():
+    bricks = id_columns([(9010, 1, 1), (9010, 1, 2), (9010, 1, 3)])
+    targetid = encode_targetid(*bricks.values())
+    secondary = {"TARGETID": np.array([targetid[2], -1, 1 << 60, targetid[0]])}
+    found = match_objects(nowhere(bricks), Who(secondary, *np.full((2, 4), np.nan)))
+    assert list(zip(found.left, found.right, strict=True)) == [(0, 3), (2, 0)]
 
 
 def test_objects_by_id_then_by_position():
     """Rows: 0 by id; 1 id without a position; 2 same id, far away; 3 repeated id; 4 no id; 5 nobody there."""
-    left = Objects(
+    left = Who(
+        id_columns([(9010, 7, 0), (9010, 7, 1), (9010, 7, 2), (9010, 7, 3), (0, 0, 0), (9010, 7, 5)]),
         np.array([10.0, np.nan, 30.0, 40.0, 50.0, 60.0]),
         np.zeros(6),
-        id_columns([(9010, 7, 0), (9010, 7, 1), (9010, 7, 2), (9010, 7, 3), (0, 0, 0), (9010, 7, 5)]),
     )
     near = 0.5 / 3600
-    right = Objects(
-        np.array([50.0, 40.0, 40.0 + near, 30.0 + near, 31.0, 20.0, 10.0 + 2 * near, 10.0]),
-        np.zeros(8),
+    right = Who(
         id_columns(
             [(0, 0, 0), *[(9010, 7, 3)] * 2, (9010, 8, 1), *[(9010, 7, i) for i in (2, 1, 0)], (9010, 9, 9)]
         ),
+        np.array([50.0, 40.0, 40.0 + near, 30.0 + near, 31.0, 20.0, 10.0 + 2 * near, 10.0]),
+        np.zeros(8),
     )
     blocks = [
-        Objects(right.ra[part], right.dec[part], tuple(column[part] for column in right.ids))
+        Who({name: values[part] for name, values in right.ids.items()}, right.ra[part], right.dec[part])
         for part in (slice(0, 3), slice(3, 3), slice(3, 8))
     ]
     for stream in (right, blocks):
@@ -358,12 +362,10 @@ def test_objects_by_id_then_by_position():
         assert found.right.tolist() == [6, 5, 3, 1, 0]
         assert found.method.tolist() == ["id", "id", "position", "position", "position"]
         np.testing.assert_allclose(found.separation_arcsec, [1.0, np.nan, 0.5, 0.0, 0.0], atol=1e-6)
-        assert (found.far_left.tolist(), found.far_right.tolist()) == ([2], [4])
-        np.testing.assert_allclose(found.far_arcsec, [3600.0])
-        assert (found.repeated_left.tolist(), found.repeated_right.tolist()) == ([3], [1, 2])
+        assert (found.far_left.tolist(), found.repeated_left.tolist()) == ([2], [3])
     every = match_objects(left, right, find="all")
     assert list(zip(every.left, every.right, strict=True)) == [(0, 6), (1, 5), (2, 3), (3, 1), (3, 2), (4, 0)]
-    without = match_objects(Objects(left.ra, left.dec), right)
+    without = match_objects(left._replace(ids={}), right)
     assert without.right.tolist() == [7, 3, 1, 0]
     assert set(without.method) == {"position"}
     with pytest.raises(UsageError, match="iterator"):

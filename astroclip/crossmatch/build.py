@@ -8,12 +8,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from astroclip.crossmatch.image_side import ImageSide, open_image_side
-from astroclip.crossmatch.joined_labels import open_labels
+from astroclip.crossmatch.image_side import ImageSide, has_images, open_image_side
 from astroclip.crossmatch.match_outputs import Job, Outputs, write_outputs
 from astroclip.crossmatch.match_table import MatchTable, describe_images, find_labels
 from astroclip.crossmatch.plan import CrossmatchSettings, Progress, check_settings, make_plan
 from astroclip.crossmatch.spectra_side import SpectraTable, default_coadds, open_spectra
+from astroclip.data.label_tables import open_labels
 from astroclip.data.pairs.pairs_format import row_bytes
 from astroclip.errors import DataError, UsageError
 from astroclip.files import check_outputs
@@ -41,12 +41,14 @@ class CrossmatchReport(NamedTuple):
         where no row has a position.
     labels
         Rows of the match table with labels, by file.
+    ambiguous_labels
+        Rows of the match table that are left without labels because several rows of the file have their key.
     coadd_files, image_files
         Files that the pairs come from.
     table_rows, pair_rows, gigabytes
         Rows of the match table and of the file of pairs, and the size of both.
     problems
-        Files that are missing, damaged or odd.
+        Files that are missing, damaged or odd; values that were taken as missing.
     """
 
     written: bool
@@ -59,6 +61,7 @@ class CrossmatchReport(NamedTuple):
     false_match_rate: float | None
     false_match_error: float | None
     labels: dict[str, int]
+    ambiguous_labels: dict[str, int]
     coadd_files: int
     image_files: int
     table_rows: int
@@ -135,7 +138,7 @@ def build_pairs(
         check_outputs(written, [spectra, images, coadds, *labels], overwrite or resume)
     scratch = None if dry_run else outputs.table.parent
     with (
-        open_spectra(spectra, settings.cut, settings.ra, settings.dec, scratch) as table,
+        open_spectra(spectra, settings.cut, settings.ra, settings.dec, settings.epoch, scratch) as table,
         closing(
             open_image_side(images, settings.image_ra, settings.image_dec, settings.epoch, scratch)
         ) as side,
@@ -168,7 +171,7 @@ def _find_tree(
         raise UsageError(f"{spectra}: has no TARGETID, SURVEY, PROGRAM and HEALPIX to find its coadds by")
     if coadds is not None and not Path(coadds).is_dir():
         raise DataError(f"{coadds}: no such folder of coadds")
-    if not (table.has_coadds and side.pixels):
+    if not (table.has_coadds and has_images(side)):
         return None
     return Path(coadds) if coadds is not None else default_coadds(spectra)
 
@@ -184,7 +187,7 @@ def _prepare(
     """Match, look at what there is, and lay out what shall be written."""
     taken = {column.name.upper() for column in table.columns} | {spec.name for spec in MATCH_COLUMNS}
     sets = [open_labels(path, settings.radius_arcsec, taken) for path in names["labels"]]
-    targets, row_reason = table.read_targets(settings.epoch)
+    targets, row_reason = table.read_targets()
     plan = make_plan(targets, row_reason, side, settings, tree, progress)
     images = describe_images(side, Path(names["images"]), plan.image)
     labels = find_labels(sets, table, plan)
@@ -198,7 +201,9 @@ def _report(job: Job, outputs: Outputs, *, written: bool) -> CrossmatchReport:
     known = bool(np.isfinite(plan.chance.rate))
     used = plan.image[plan.pair >= 0]
     pair_bytes = row_bytes(job.pair_labels) * plan.n_pairs
-    for text in plan.problems:
+    notes = [note for labels, _ in job.labels for note in labels.notes]
+    problems = (*plan.problems, *job.table.notes, *notes)
+    for text in problems:
         logger.info("%s", text)
     return CrossmatchReport(
         written=written,
@@ -210,11 +215,12 @@ def _report(job: Job, outputs: Outputs, *, written: bool) -> CrossmatchReport:
         matches={method: int((plan.method == method.encode()).sum()) for method in ("id", "position")},
         false_match_rate=plan.chance.rate if known else None,
         false_match_error=plan.chance.error if known else None,
-        labels={labels.path.name: int((rows >= 0).sum()) for labels, rows in job.labels},
+        labels={labels.name: int((rows.row >= 0).sum()) for labels, rows in job.labels},
+        ambiguous_labels={labels.name: int(rows.ambiguous.sum()) for labels, rows in job.labels},
         coadd_files=len(job.coadd_files),
         image_files=len(np.unique(job.side.locate(used)[0])),
         table_rows=job.matches.nrows,
         pair_rows=plan.n_pairs,
         gigabytes=(job.matches.nbytes + pair_bytes) / 1e9,
-        problems=tuple(plan.problems),
+        problems=problems,
     )

@@ -1,12 +1,12 @@
 """Match objects: by the Legacy Survey's ids first, by position for what is left, and how many by chance."""
 
-from collections.abc import Iterable, Iterator
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
-from astroclip.crossmatch.ids import IdIndex, IdMatches, Ids
+from astroclip.crossmatch.ids import IdMatches, SourceIndex, find_sources
 from astroclip.errors import UsageError
 from astroclip.sky import (
     Find,
@@ -19,26 +19,28 @@ from astroclip.sky import (
     match_sky,
     separation_arcsec,
 )
+from astroclip.tables.identity import Who
 from astroclip.tables.motion import displace
 
 ID_RADIUS_ARCSEC = 5.0
 SHIFT_ARCSEC = 30.0
 
 
-class Objects(NamedTuple):
-    """Rows of a table, or of one block of it: where they are (deg) and, if it is known, who they are."""
+class Again:
+    """Blocks that can be read as often as wanted: each time `start` begins anew."""
 
-    ra: ArrayLike
-    dec: ArrayLike
-    ids: Ids | None = None
+    def __init__(self, start: Callable[[], Iterator[Any]]) -> None:
+        self._start = start
+
+    def __iter__(self) -> Iterator[Any]:
+        return self._start()
 
 
 class ObjectMatches(NamedTuple):
     """Pairs of row numbers, sorted by `left`, then `right`, and what stood in the way of others.
 
-    `method` is ``id`` or ``position``; `separation_arcsec` is NaN where a position is missing.
-    `far_left`, `far_right`, `far_arcsec`: rows with the same id, but too far apart to be believed.
-    `repeated_left`, `repeated_right`: as in `IdMatches`.
+    `method` is ``id`` or ``position``; `separation_arcsec` is NaN where a position is missing. `far_left`:
+    rows whose id is there, but too far away to be believed. `repeated_left`: as in `IdMatches`.
     """
 
     left: IntArray
@@ -46,10 +48,7 @@ class ObjectMatches(NamedTuple):
     separation_arcsec: FloatArray
     method: NDArray[np.str_]
     far_left: IntArray
-    far_right: IntArray
-    far_arcsec: FloatArray
     repeated_left: IntArray
-    repeated_right: IntArray
 
 
 class FalseMatchRate(NamedTuple):
@@ -61,18 +60,18 @@ class FalseMatchRate(NamedTuple):
     left_rows: int
 
 
-def _again(blocks: object, what: str) -> None:
+def _refuse_iterator(blocks: object) -> None:
     """Refuse an iterator, which could be read only once."""
     if isinstance(blocks, Iterator):
         raise UsageError(
-            f"{what} is an iterator, which can be read only once, and it is needed several times. "
-            "Pass arrays, a list of blocks, or an object whose __iter__ starts again."
+            "right is an iterator, which can be read only once, and it is needed several times. "
+            "Pass arrays, a list of blocks, or an object whose __iter__ starts again (Again)"
         )
 
 
 def match_objects(
-    left: Objects,
-    right: Objects | Iterable[Objects],
+    left: Who,
+    right: Who | Iterable[Who],
     radius_arcsec: float = 1.0,
     find: Find = "best",
     id_radius_arcsec: float = ID_RADIUS_ARCSEC,
@@ -81,15 +80,16 @@ def match_objects(
 
     Rows paired by id take no part in the position match, nor stand in its way. Rows with the same id but
     farther apart than `id_radius_arcsec` are not paired by it (one of the ids is wrong): they are returned
-    as `far_left`, `far_right`, and matched by position like rows without an id. Where a position is
+    as `far_left`, and matched by position like rows without an id. Where a position is
     missing the id alone decides, and the separation is NaN. Apply `propagate` to the positions first.
 
     Parameters
     ----------
     left
-        Positions in deg, (N,), and ids or None; in memory.
+        Who and where, (N,), in memory.
     right
-        The same, or an iterable of blocks that can be read twice; row numbers run on from block to block.
+        The same, or an iterable of blocks that can be read twice (`Again`); row numbers run on from block to
+        block.
     radius_arcsec
         Of the position match, see `match_sky`.
     find
@@ -106,16 +106,15 @@ def match_objects(
         If columns do not have the shapes and types described.
     """
     check_search(radius_arcsec, find)
-    _again(right, "right")
-    blocks = [right] if isinstance(right, Objects) else right
-    ra, dec = floats(left.ra), floats(left.dec)
+    _refuse_iterator(right)
+    blocks = [right] if isinstance(right, Who) else right
     ids, separation = _pair_ids(left, blocks, find)
     far = separation > id_radius_arcsec
     by_id_left, by_id_right = ids.left[~far], ids.right[~far]
-    free = ra.copy()
+    free = floats(left.ra).copy()
     free[by_id_left] = np.nan
     others = _without(blocks, np.unique(by_id_right))
-    sky = match_sky((free, dec), next(others) if isinstance(right, Objects) else others, radius_arcsec, find)
+    sky = match_sky((free, left.dec), next(others) if isinstance(right, Who) else others, radius_arcsec, find)
     left_rows, right_rows = np.append(by_id_left, sky.left), np.append(by_id_right, sky.right)
     order = np.lexsort((right_rows, left_rows))
     method = np.repeat(np.array(["id", "position"]), [by_id_left.size, sky.left.size])
@@ -125,32 +124,25 @@ def match_objects(
         np.append(separation[~far], sky.separation_arcsec)[order],
         method[order],
         ids.left[far],
-        ids.right[far],
-        separation[far],
         ids.repeated_left,
-        ids.repeated_right,
     )
 
 
-def _pair_ids(left: Objects, blocks: Iterable[Objects], find: Find) -> tuple[IdMatches, FloatArray]:
+def _pair_ids(left: Who, blocks: Iterable[Who], find: Find) -> tuple[IdMatches, FloatArray]:
     """Match by id, and return the separation of each pair."""
-    nobody = np.empty(0, np.int64)
-    index = IdIndex(left.ids if left.ids is not None else (nobody, nobody, nobody))
-    rows, places, ras, decs, offset = [nobody], [nobody], [np.empty(0)], [np.empty(0)], 0
+    index, offset = SourceIndex(find_sources(left)), 0
+    found = [(np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0), np.empty(0))]
     for block in blocks:
-        if block.ids is not None:
-            found, place = index.look_up(block.ids)
-            rows.append(found + offset)
-            places.append(place)
-            ras.append(floats(np.ma.asanyarray(block.ra)[found]))
-            decs.append(floats(np.ma.asanyarray(block.dec)[found]))
-        offset += len(np.ma.asanyarray(block.ra))
-    matches, source = index.pair(np.concatenate(rows), np.concatenate(places), find)
-    ra, dec = np.concatenate(ras)[source], np.concatenate(decs)[source]
-    return matches, separation_arcsec(floats(left.ra)[matches.left], floats(left.dec)[matches.left], ra, dec)
+        row, place = index.look_up(find_sources(block))
+        found.append((row + offset, place, floats(block.ra)[row], floats(block.dec)[row]))
+        offset += len(block.ra)
+    rows, places, ra, dec = (np.concatenate(parts) for parts in zip(*found, strict=True))
+    matches, source = index.pair(rows, places, find)
+    here = floats(left.ra)[matches.left], floats(left.dec)[matches.left]
+    return matches, separation_arcsec(*here, ra[source], dec[source])
 
 
-def _without(blocks: Iterable[Objects], taken: IntArray) -> Iterator[Positions]:
+def _without(blocks: Iterable[Who], taken: IntArray) -> Iterator[Positions]:
     """Yield the positions of blocks, those of the rows `taken` (ascending) blanked."""
     offset = 0
     for block in blocks:
@@ -201,7 +193,7 @@ def false_match_rate(
     UsageError
         If the shift is within three radii, there are no shifts, or `right` can be read only once.
     """
-    _again(right, "right")
+    _refuse_iterator(right)
     shift = max(SHIFT_ARCSEC, 10.0 * radius_arcsec) if shift_arcsec is None else shift_arcsec
     if n_shifts < 1 or not shift > 3.0 * radius_arcsec:
         raise UsageError(f"{n_shifts} shifts by {shift} arcsec: expected one or more, of over 3 radii")

@@ -8,19 +8,18 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from astroclip import __version__
-from astroclip.crossmatch.image_side import CatalogSide, ImageSide
-from astroclip.crossmatch.joined_labels import LabelSet
+from astroclip.crossmatch.image_side import ImageSide, TablePositions
 from astroclip.crossmatch.match_table import MatchedImages, MatchTable, RejectTable
-from astroclip.crossmatch.pair_pixels import PairReader, write_pixels
-from astroclip.crossmatch.plan import CrossmatchSettings, Plan, Progress, coadd_key
-from astroclip.crossmatch.spectra_side import SpectraTable, Targets
+from astroclip.crossmatch.pair_pixels import PairReader, describe_labels, write_pixels
+from astroclip.crossmatch.plan import CrossmatchSettings, Plan, Progress
+from astroclip.crossmatch.spectra_side import SpectraTable, TargetRows
 from astroclip.data.coadd_tree import find_coadds_of
+from astroclip.data.label_tables import LabelRows, LabelTable
 from astroclip.data.pairs import Label, open_pairs, write_pairs
 from astroclip.data.pairs.pairs_format import row_bytes
 from astroclip.errors import UsageError
-from astroclip.files import check_space, fingerprint_of, listing_of
+from astroclip.files import check_space, listing_of
 from astroclip.schema import MATCH_HDU
-from astroclip.sky import IntArray
 from astroclip.tables import write_table
 
 REJECTS_HDU = "REJECTS"
@@ -40,11 +39,11 @@ class Job(NamedTuple):
     table: SpectraTable
     side: ImageSide
     tree: Path | None
-    targets: Targets
+    targets: TargetRows
     plan: Plan
     images: MatchedImages
     matches: MatchTable
-    labels: list[tuple[LabelSet, IntArray]]
+    labels: list[tuple[LabelTable, LabelRows]]
     settings: CrossmatchSettings
     names: dict[str, Any]  # what the user gave as spectra, images, coadds, labels
 
@@ -54,12 +53,12 @@ class Job(NamedTuple):
         if self.tree is None:
             return []
         used = self.plan.target[self.plan.pair >= 0]
-        return find_coadds_of(self.tree, *coadd_key(self.targets, used)).files
+        return find_coadds_of(self.tree, *self.targets.coadd_key(used)).files
 
     @property
     def pair_labels(self) -> list[Label]:
         """Labels as the file of pairs has them."""
-        return [label for labels, _ in self.labels for label in labels.for_pairs()]
+        return [label for labels, _ in self.labels for label in describe_labels(labels)]
 
 
 def write_outputs(
@@ -86,9 +85,9 @@ def write_outputs(
     for path in (outputs.table, outputs.rejects):
         if path and path.exists() and not overwrite and not done:
             raise UsageError(f"{path}: exists already, and is not of the run to be resumed. Overwrite it")
-    if outputs.pairs and job.tree and job.side.pixels and not done:
+    if outputs.pairs and job.tree and not done:
         settings, inputs = story
-        reader = PairReader(job.targets, job.plan, job.side.pixels, job.images, job.tree, job.labels)
+        reader = PairReader(job.targets, job.plan, job.side, job.images, job.tree, job.labels)
         with closing(reader), write_pairs(
             outputs.pairs, job.plan.n_pairs, labels=job.pair_labels, split=job.settings.split,
             settings=settings, inputs=inputs, overwrite=overwrite, resume=resume,
@@ -133,11 +132,10 @@ def _describe_settings(job: Job) -> dict[str, Any]:
 def _describe_inputs(job: Job) -> dict[str, str]:
     """Return the checksums of inputs: of tables their SHA-256; of folders that of names, sizes and times."""
     inputs = {_name_of(job.names["spectra"]): job.table.catalog.fingerprint["sha256"]}
-    for path in job.names["labels"]:
-        inputs[_name_of(path)] = fingerprint_of(Path(path), str(path))["sha256"]
+    inputs |= {labels.name: labels.sha256 for labels, _ in job.labels}
     name = _name_of(job.names["images"])
-    if isinstance(job.side, CatalogSide) and Path(job.names["images"]).is_file():
-        inputs[name] = fingerprint_of(job.side.files[0], name)["sha256"]
+    if isinstance(job.side, TablePositions) and job.side.sha256:
+        inputs[name] = job.side.sha256
     else:
         inputs |= _listing(name, job.side.files)
     return inputs | (_listing(_name_of(job.tree), job.coadd_files) if job.tree else {})
@@ -168,7 +166,7 @@ def _cards(job: Job) -> dict[str, Any]:
         cards["FALSEERR"] = (error, "its error")
     for number, (labels, _) in enumerate(job.labels, start=1):
         for key, value in labels.facts.items():
-            cards[key if number == 1 else f"{key[:7]}{number}"] = (value, f"labels of {labels.path.name}")
+            cards[key if number == 1 else f"{key[:7]}{number}"] = (value, f"labels of {labels.name}")
     return cards
 
 

@@ -7,14 +7,15 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from astroclip.crossmatch.ids import find_sources
 from astroclip.crossmatch.image_side import ImageSide
-from astroclip.crossmatch.joined_labels import LabelSet
 from astroclip.crossmatch.plan import Plan
 from astroclip.crossmatch.spectra_side import BLOCK_ROWS, SpectraTable
-from astroclip.crossmatch.who import Block
+from astroclip.data.label_tables import LabelRows, LabelTable
 from astroclip.data.pairs import SplitSettings, split_by_healpix
+from astroclip.data.targetid import decode_targetid
 from astroclip.schema import MATCH_COLUMNS, TARGETID, ColumnSpec, Reason
-from astroclip.sky import IntArray, floats, has_position
+from astroclip.sky import IntArray
 from astroclip.tables.columns import stored_dtype
 
 _REASON_NAMES = np.array([reason.name for reason in Reason], "S")
@@ -38,23 +39,19 @@ def describe_images(side: ImageSide, root: Path, image: IntArray) -> MatchedImag
     """
     wanted, of_row = np.unique(image[image >= 0], return_inverse=True)
     ra, dec = np.full((2, len(wanted)), np.nan)
-    ids = np.full((3, len(wanted)), -1, np.int64)
-    first = 0
-    for block in side:
-        n = len(np.asarray(block.ra))
-        a, b = np.searchsorted(wanted, [first, first + n])
+    sources, first = np.full(len(wanted), -1), 0
+    for block in side.blocks():
+        a, b = np.searchsorted(wanted, [first, first + len(block.ra)])
         rows = wanted[a:b] - first
-        ra[a:b], dec[a:b] = np.asarray(block.ra)[rows], np.asarray(block.dec)[rows]
-        if block.ids is not None:
-            ids[:, a:b] = [np.asarray(values)[rows] for values in block.ids]
-        first += n
+        ra[a:b], dec[a:b], sources[a:b] = block.ra[rows], block.dec[rows], find_sources(block)[rows]
+        first += len(block.ra)
     file, row = side.locate(wanted)
     inside = [path.relative_to(root).as_posix() if root.is_dir() else path.name for path in side.files]
     names = np.array([name.encode("ascii", "replace") for name in inside])
     values: dict[str, tuple[NDArray, float | bytes]] = {"IMAGE_RA": (ra, np.nan), "IMAGE_DEC": (dec, np.nan)}
     values |= {
         f"IMAGE_{k}": (v.astype(np.int32), -1)
-        for k, v in zip(("RELEASE", "BRICKID", "OBJID"), ids, strict=True)
+        for k, v in zip(("RELEASE", "BRICKID", "OBJID"), decode_targetid(sources), strict=True)
     }
     values |= {"IMAGE_FILE": (names[file], b""), "IMAGE_ROW": (row, -1)}
     columns = {name: np.full(len(image), missing, v.dtype) for name, (v, missing) in values.items()}
@@ -69,7 +66,7 @@ class MatchTable:
     Parameters
     ----------
     labels
-        Sets of labels, and the row of each in which a row of this table finds its labels.
+        Tables of labels, and the row of each in which a row of this table finds its labels.
     pairs
         Whether there is a file of pairs to point to.
     """
@@ -79,20 +76,21 @@ class MatchTable:
         spectra: SpectraTable,
         plan: Plan,
         images: MatchedImages,
-        labels: list[tuple[LabelSet, IntArray]],
+        labels: list[tuple[LabelTable, LabelRows]],
         split: SplitSettings,
         *,
         pairs: bool,
     ) -> None:
         self._spectra, self._plan, self._images = spectra, plan, images
         self._labels, self._split = labels, split
-        known = [spectra.catalog.spec(column.name) for column in spectra.columns]
-        carried = [spec._replace(dtype=_dtype(np.dtype(spec.dtype))) for spec in known]
+        carried = [_plain(spectra.catalog.spec(column.name)) for column in spectra.columns]
         width = images.columns["IMAGE_FILE"].dtype.itemsize
         own = [s._replace(dtype=f"S{width}") if s.name == "IMAGE_FILE" else s for s in MATCH_COLUMNS]
         self.columns = [*carried, *(spec for spec in own if pairs or spec.name != "PAIR")]
         self.columns += [spec for labelled, _ in labels for spec in labelled.specs]
-        self.nulls = {c.name: c.tnull for c in spectra.columns}
+        self.nulls: dict[str, int | None] = {c.name: c.tnull for c in spectra.columns}
+        for labelled, _ in labels:
+            self.nulls |= labelled.nulls
 
     @property
     def nrows(self) -> int:
@@ -120,17 +118,16 @@ class MatchTable:
                 "SEPARATION": plan.separation_arcsec[a:b],
                 "MATCH_METHOD": plan.method[a:b],
                 "PAIR": plan.pair[a:b],
-                "SPLIT": self._split_of(block),
+                "SPLIT": self._split_of(block, start),
             }
             block |= {name: values[a:b] for name, values in self._images.columns.items()}
             for labels, rows in self._labels:
-                block |= labels.take(rows[a:b])
+                block |= labels.take(rows.row[a:b])
             yield block
 
-    def _split_of(self, block: Block) -> NDArray[np.uint8]:
-        position = self._spectra.position
-        ra, dec = usable(block[position.ra], block[position.dec])
-        return split_by_healpix(ra, dec, *self._split)
+    def _split_of(self, block: dict[str, NDArray], start: int) -> NDArray[np.uint8]:
+        who = self._spectra.who.read(block, start)
+        return split_by_healpix(who.ra, who.dec, *self._split)
 
 
 class RejectTable:
@@ -159,28 +156,22 @@ class RejectTable:
             yield block
 
 
-def find_labels(labels: list[LabelSet], spectra: SpectraTable, plan: Plan) -> list[tuple[LabelSet, IntArray]]:
-    """Return for each set of labels which of its rows belongs to each row of the match table, -1 for none."""
-    rows = [np.full(len(plan.row), -1, np.int64) for _ in labels]
-    targetid, position = spectra.catalog.find(TARGETID), spectra.position
-    names = [position.ra, position.dec, *([targetid] if targetid else [])]
+def find_labels(
+    labels: list[LabelTable], spectra: SpectraTable, plan: Plan
+) -> list[tuple[LabelTable, LabelRows]]:
+    """Return for each table of labels which of its rows belongs to each row of the match table."""
+    m = len(plan.row)
+    rows = [LabelRows(np.full(m, -1), np.zeros(m, bool)) for _ in labels]
     for start in range(0, spectra.nrows if labels else 0, BLOCK_ROWS):
         a, b = np.searchsorted(plan.row, [start, start + BLOCK_ROWS])
-        block = spectra.catalog.read(names, start, min(start + BLOCK_ROWS, spectra.nrows))
-        block = {name: values[plan.row[a:b] - start] for name, values in block.items()}
-        ids = block[targetid] if targetid else np.full(b - a, -1)
+        block = spectra.catalog.read(spectra.who.columns, start, min(start + BLOCK_ROWS, spectra.nrows))
+        who = spectra.who.read({name: values[plan.row[a:b] - start] for name, values in block.items()}, start)
         for found, one in zip(rows, labels, strict=True):
-            found[a:b] = one.find_rows(ids, block[position.ra], block[position.dec])
+            found.row[a:b], found.ambiguous[a:b] = one.find(who)
     return list(zip(labels, rows, strict=True))
 
 
-def usable(ra: NDArray, dec: NDArray) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return positions, NaN where there is none on the sky."""
-    ra, dec = floats(ra), floats(dec)
-    placed = has_position(ra, dec)
-    return np.where(placed, ra, np.nan), np.where(placed, dec, np.nan)
-
-
-def _dtype(dtype: np.dtype) -> str:
-    """Return the type of a column of the table of spectra as a `ColumnSpec` says it."""
-    return f"S{dtype.itemsize // 4}" if dtype.kind == "U" else dtype.str.lstrip("<=|")
+def _plain(spec: ColumnSpec) -> ColumnSpec:
+    """Return a column of the table of spectra as a column of bytes, if it is text."""
+    dtype = np.dtype(spec.dtype)
+    return spec._replace(dtype=f"S{dtype.itemsize // 4}" if dtype.kind == "U" else dtype.str.lstrip("<=|"))

@@ -7,22 +7,21 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from astroclip.crossmatch.image_side import Pixels
-from astroclip.crossmatch.joined_labels import LabelSet
-from astroclip.crossmatch.match_table import MatchedImages, usable
-from astroclip.crossmatch.plan import Plan, Progress, coadd_key
-from astroclip.crossmatch.spectra_side import Targets
+from astroclip.crossmatch.image_side import ImageSide, read_images
+from astroclip.crossmatch.match_table import MatchedImages
+from astroclip.crossmatch.plan import Plan, Progress
+from astroclip.crossmatch.spectra_side import TargetRows
 from astroclip.data.coadd_tree import read_coadds
 from astroclip.data.grid import NODATA
-from astroclip.data.pairs import PairsWriter
+from astroclip.data.label_tables import LabelRows, LabelTable
+from astroclip.data.pairs import Label, PairsWriter
 from astroclip.errors import DataError
 from astroclip.schema import PairsKey
-from astroclip.sky import IntArray
 
 BLOCK_PAIRS = 128  # 48 MB of pixels, and about as much again while they are combined
 _IDS = (PairsKey.RELEASE, PairsKey.BRICKID, PairsKey.OBJID)
 
-PairsBlock = dict[str, NDArray]
+PairRows = dict[str, NDArray]
 
 
 class PairReader:
@@ -30,14 +29,14 @@ class PairReader:
 
     def __init__(
         self,
-        targets: Targets,
+        targets: TargetRows,
         plan: Plan,
-        pixels: Pixels,
+        side: ImageSide,
         images: MatchedImages,
         coadds: Path,
-        labels: list[tuple[LabelSet, IntArray]],
+        labels: list[tuple[LabelTable, LabelRows]],
     ) -> None:
-        self._targets, self._plan, self._pixels, self._images = targets, plan, pixels, images
+        self._targets, self._plan, self._side, self._images = targets, plan, side, images
         self._coadds, self._labels = coadds, labels
         self._thread = ThreadPoolExecutor(1, "images")
         self._row = np.argsort(plan.pair, kind="stable")[len(plan.pair) - plan.n_pairs :]  # of each pair
@@ -46,7 +45,7 @@ class PairReader:
         """End the thread that reads images."""
         self._thread.shutdown()
 
-    def read(self, start: int, stop: int) -> PairsBlock:
+    def read(self, start: int, stop: int) -> PairRows:
         """Return pairs as the writer takes them.
 
         Raises
@@ -57,8 +56,8 @@ class PairReader:
         rows = self._row[start:stop]
         target, image = self._plan.target[rows], self._plan.image[rows]
         columns = {name: values[target] for name, values in self._targets.columns.items()}
-        images = self._thread.submit(self._pixels.read, image)
-        found = read_coadds(self._coadds, *coadd_key(self._targets, target))
+        images = self._thread.submit(read_images, self._side, image)
+        found = read_coadds(self._coadds, *self._targets.coadd_key(target))
         if found.status.any():
             raise DataError(
                 f"{self._coadds}: {int((found.status != 0).sum())} spectra that were there have gone "
@@ -68,16 +67,26 @@ class PairReader:
         low = mask & 0xFFFF  # the file has room for 16 bits
         columns |= {PairsKey.FLUX: flux, PairsKey.IVAR: ivar}
         columns[PairsKey.MASK] = np.where((mask != 0) & (low == 0), NODATA, low).astype(np.uint16)
-        columns[PairsKey.IMAGE] = images.result()
-        columns[PairsKey.RA], columns[PairsKey.DEC] = usable(columns[PairsKey.RA], columns[PairsKey.DEC])
+        columns[PairsKey.IMAGE] = images.result().flux
         columns[PairsKey.SEPARATION] = self._plan.separation_arcsec[rows].astype(np.float32)
         unknown = columns[PairsKey.RELEASE] <= 0
         for key, of_image in zip(_IDS, self._images.ids, strict=True):
             columns[key] = np.where(unknown, of_image[rows], columns[key])
         for labels, label_rows in self._labels:
-            taken = labels.take(label_rows[rows])
-            columns |= {label.name: taken[label.name] for label in labels.for_pairs()}
+            taken = labels.take(label_rows.row[rows])
+            columns |= {label.name: taken[label.name] for label in describe_labels(labels)}
         return columns
+
+
+def describe_labels(labels: LabelTable) -> list[Label]:
+    """Return how the file of pairs describes labels; vectors are left to the match table."""
+    source = "; ".join(f"{key} {value}" for key, value in labels.facts.items())
+    found = []
+    for spec in labels.specs:
+        missing = f"{labels.nulls[spec.name]} = missing" if spec.name in labels.nulls else ""
+        comment = "; ".join(filter(None, (spec.comment, missing)))
+        found += [] if spec.shape else [Label(spec.name, spec.dtype, spec.unit, source, comment)]
+    return found
 
 
 def write_pixels(reader: PairReader, writer: PairsWriter, progress: Progress | None) -> None:
@@ -88,7 +97,7 @@ def write_pixels(reader: PairReader, writer: PairsWriter, progress: Progress | N
             progress(writer.done, writer.nrows)
 
 
-def _read_ahead(read: Callable[[int, int], PairsBlock], starts: range, nrows: int) -> Iterator[PairsBlock]:
+def _read_ahead(read: Callable[[int, int], PairRows], starts: range, nrows: int) -> Iterator[PairRows]:
     """Yield blocks, the next one being read while one is used."""
     with ThreadPoolExecutor(1, "crossmatch") as pool:
         pending = [pool.submit(read, start, min(start + BLOCK_PAIRS, nrows)) for start in starts[:1]]

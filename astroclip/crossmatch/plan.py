@@ -3,22 +3,23 @@
 Shapes: N rows of the table of spectra, n of them pass the cut (targets), m rows of the match table.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from astroclip.crossmatch.image_side import ImageSide, Pixels
-from astroclip.crossmatch.match import FalseMatchRate, ObjectMatches, Objects, false_match_rate, match_objects
-from astroclip.crossmatch.spectra_side import Targets
+from astroclip.crossmatch.image_side import ImageSide, TablePositions, check_images, has_images
+from astroclip.crossmatch.match import Again, FalseMatchRate, ObjectMatches, false_match_rate, match_objects
+from astroclip.crossmatch.spectra_side import TargetRows
 from astroclip.data.coadd_tree import SpectrumStatus, check_coadds, find_coadds_of
 from astroclip.data.pairs import SplitSettings
 from astroclip.data.pairs.split import check_split
 from astroclip.errors import UsageError
-from astroclip.schema import PairsKey, Reason
-from astroclip.sky import Find, FloatArray, IntArray, Positions, check_search, has_position
+from astroclip.schema import Reason
+from astroclip.sky import Find, FloatArray, IntArray, check_search, has_position
+from astroclip.tables.identity import Who
 
 Join = Literal["inner", "left"]
 Engine = Literal["memory", "lsdb"]
@@ -133,18 +134,8 @@ class Plan(NamedTuple):
         return {reason.name: int(counts[reason]) for reason in Reason if counts[reason]}
 
 
-class _PositionsOf:
-    """Positions of images, block by block, as often as wanted."""
-
-    def __init__(self, side: ImageSide) -> None:
-        self.side = side
-
-    def __iter__(self) -> Iterator[Positions]:
-        return ((block.ra, block.dec) for block in self.side)
-
-
 def make_plan(
-    targets: Targets,
+    targets: TargetRows,
     row_reason: NDArray[np.int8],
     side: ImageSide,
     settings: CrossmatchSettings,
@@ -164,24 +155,22 @@ def make_plan(
     progress
         Told (spectra looked at, all).
     """
-    objects = Objects(targets.ra, targets.dec, targets.ids)
-    match = _match(objects, side, settings)
+    match = _match(targets.who, side, settings)
     reason = _unmatched(targets, match)
     found, problems = np.zeros(len(match.left), np.int8), list[str]()
     pair = np.full(len(match.left), -1, np.int64)
-    if coadds is not None and side.pixels:
-        found, problems = _check_pixels(targets, match, side.pixels, coadds, progress)
+    if coadds is not None and has_images(side):
+        found, problems = _check_pixels(targets, match, side, coadds, progress)
         complete = np.flatnonzero(found == Reason.PAIRED)
-        place = find_coadds_of(coadds, *coadd_key(targets, match.left[complete])).file
+        place = find_coadds_of(coadds, *targets.coadd_key(match.left[complete])).file
         pair[complete[np.argsort(place, kind="stable")]] = np.arange(len(complete))
     unmatched = len(Reason)  # larger than any
     best = np.full(len(reason), unmatched, np.int64)
     np.minimum.at(best, match.left, found)
     reason = np.where(best < unmatched, best, reason).astype(np.int8)
     row_reason[targets.row] = reason
-    chance = false_match_rate(
-        (targets.ra, targets.dec), _PositionsOf(side), settings.radius_arcsec, settings.find
-    )
+    positions = Again(lambda: ((who.ra, who.dec) for who in side.blocks()))
+    chance = false_match_rate((targets.ra, targets.dec), positions, settings.radius_arcsec, settings.find)
     plan = Plan(
         row=targets.row[match.left],
         target=match.left,
@@ -191,31 +180,25 @@ def make_plan(
         reason=found,
         pair=pair,
         row_reason=row_reason,
-        problems=[*side.problems, *problems],
+        problems=[*(text for _, text in side.problems), *problems],
         chance=chance,
     )
     return _with_all_rows(plan, targets) if settings.join == "left" else plan
 
 
-def coadd_key(targets: Targets, chosen: IntArray) -> tuple[NDArray, NDArray, NDArray, NDArray]:
-    """Return TARGETID, SURVEY, PROGRAM, HEALPIX of targets."""
-    keys = (PairsKey.TARGETID, PairsKey.SURVEY, PairsKey.PROGRAM, PairsKey.HEALPIX)
-    targetid, survey, program, healpix = (targets.columns[key][chosen] for key in keys)
-    return targetid, survey, program, healpix
-
-
-def _match(objects: Objects, side: ImageSide, settings: CrossmatchSettings) -> ObjectMatches:
+def _match(who: Who, side: ImageSide, settings: CrossmatchSettings) -> ObjectMatches:
     """Match with the engine asked for."""
     if settings.engine == "memory":
-        return match_objects(objects, side, settings.radius_arcsec, settings.find)
+        return match_objects(who, Again(side.blocks), settings.radius_arcsec, settings.find)
     from astroclip.crossmatch import distributed
 
+    hats = side.hats if isinstance(side, TablePositions) else None
     return distributed.match_objects(
-        objects, side, settings.radius_arcsec, settings.find, cluster=settings.cluster
+        who, hats or side.blocks(), settings.radius_arcsec, settings.find, cluster=settings.cluster
     )
 
 
-def _unmatched(targets: Targets, match: ObjectMatches) -> NDArray[np.int8]:
+def _unmatched(targets: TargetRows, match: ObjectMatches) -> NDArray[np.int8]:
     """Return for each target why it has no image, if it has none."""
     placed = has_position(targets.ra, targets.dec)
     reason = np.where(placed, Reason.NO_IMAGE, Reason.NO_POSITION).astype(np.int8)
@@ -225,22 +208,22 @@ def _unmatched(targets: Targets, match: ObjectMatches) -> NDArray[np.int8]:
 
 
 def _check_pixels(
-    targets: Targets, match: ObjectMatches, pixels: Pixels, coadds: Path, progress: Progress | None
+    targets: TargetRows, match: ObjectMatches, side: ImageSide, coadds: Path, progress: Progress | None
 ) -> tuple[NDArray[np.int8], list[str]]:
     """Return the reason against each match, and the problems of coadds."""
     chosen, of_match = np.unique(match.left, return_inverse=True)
-    status, problems = check_coadds(coadds, *coadd_key(targets, chosen), progress)
+    status, problems = check_coadds(coadds, *targets.coadd_key(chosen), progress)
     reasons = np.zeros(len(SpectrumStatus), np.int8)
     for bad, reason in _REASONS.items():
         reasons[bad] = reason
     found = reasons[status][of_match]
     good = np.flatnonzero(found == Reason.PAIRED)
     images, of_good = np.unique(match.right[good], return_inverse=True)
-    found[good] = pixels.check(images)[of_good]
+    found[good] = check_images(side, images)[of_good]
     return found, [text for _, text in problems]
 
 
-def _with_all_rows(plan: Plan, targets: Targets) -> Plan:
+def _with_all_rows(plan: Plan, targets: TargetRows) -> Plan:
     """Return the plan with the rows of the table of spectra that have no image."""
     without = np.setdiff1d(np.arange(len(plan.row_reason)), plan.row)
     n = len(without)

@@ -7,12 +7,16 @@ from typing import NamedTuple, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from astroclip.crossmatch.who import Block, as_integers, find_ids, find_position
+from astroclip.crossmatch.ids import find_sources
+from astroclip.data.lookup import BRICK
+from astroclip.data.targetid import decode_targetid
 from astroclip.data.zcatalog import Cut, find_cut
-from astroclip.errors import UsageError
+from astroclip.errors import DataError, UsageError
 from astroclip.schema import TARGETID, PairsKey, redshift_names
-from astroclip.sky import FloatArray, IntArray, floats
+from astroclip.sky import FloatArray, IntArray
 from astroclip.tables import ArrowTable, Column, Table, open_table
+from astroclip.tables.identity import Who, WhoColumns, find_who
+from astroclip.tables.missing import Taken, sentinel_lines, to_quantity
 
 BLOCK_ROWS = 65536
 COADD_KEY = (TARGETID, "SURVEY", "PROGRAM", "HEALPIX")  # what a coadd is found by
@@ -20,7 +24,7 @@ COADD_KEY = (TARGETID, "SURVEY", "PROGRAM", "HEALPIX")  # what a coadd is found 
 CARRIED = (*COADD_KEY, "Z", "ZERR", "ZWARN", "SPECTYPE", "SUBTYPE", "DELTACHI2", "DESINAME")
 
 
-class Targets(NamedTuple):
+class TargetRows(NamedTuple):
     """The rows that pass the cut, n of them.
 
     Attributes
@@ -39,9 +43,15 @@ class Targets(NamedTuple):
     columns: dict[str, NDArray]
 
     @property
-    def ids(self) -> tuple[IntArray, IntArray, IntArray]:
-        """Release, brickid, objid."""
-        return tuple(self.columns[key] for key in (PairsKey.RELEASE, PairsKey.BRICKID, PairsKey.OBJID))  # type: ignore[return-value]
+    def who(self) -> Who:
+        """Who they are in the Legacy Survey, and where."""
+        ids = dict(zip(BRICK, (self.columns[name.lower()] for name in BRICK), strict=True))
+        return Who(ids, self.ra, self.dec)
+
+    def coadd_key(self, chosen: IntArray) -> tuple[NDArray, NDArray, NDArray, NDArray]:
+        """Return TARGETID, SURVEY, PROGRAM, HEALPIX of some of them."""
+        targetid, survey, program, healpix = (self.columns[name.lower()][chosen] for name in COADD_KEY)
+        return targetid, survey, program, healpix
 
 
 class SpectraTable:
@@ -55,20 +65,27 @@ class SpectraTable:
         What the match table keeps of it, in its order.
     cut
         The quality cut.
+    who
+        Who and where its rows are, as it says: without proper motion.
     has_coadds
         Whether its rows can be looked up in a tree of coadds.
+    notes
+        Redshifts that were taken as missing, a sentence each, once `read_targets` has read them.
     """
 
-    def __init__(self, catalog: Table, cut: str | None, ra: str | None, dec: str | None) -> None:
+    def __init__(
+        self, catalog: Table, cut: str | None, ra: str | None, dec: str | None, epoch: float
+    ) -> None:
         self.catalog = catalog
-        self.has_coadds = all(catalog.find(name) for name in COADD_KEY)
-        self.position = find_position(catalog, ra, dec)
-        self.ids = find_ids(catalog)
+        self.who, self._moved = find_placed(catalog, ra, dec), find_placed(catalog, ra, dec, epoch)
+        self.who.check(catalog)
+        self.has_coadds = all(name in self.who.ids for name in COADD_KEY)
         self.cut: Cut = find_cut(cut or ("galaxy" if self.has_coadds else "none"), catalog.columns)
         self._redshift = catalog.find(*redshift_names(catalog.columns))
         found = {catalog.find(name) for name in CARRIED}
-        found |= {*self.position.names, *self.ids.names, *self.cut.columns, self._redshift}
+        found |= {*self._moved.columns, *self.cut.columns, self._redshift}
         self.columns: list[Column] = [c for name, c in catalog.columns.items() if name in found]
+        self.notes: list[str] = []
 
     def __enter__(self) -> Self:
         return self
@@ -87,47 +104,67 @@ class SpectraTable:
         """Read rows of the columns that are kept."""
         return self.catalog.read([column.name for column in self.columns], start, stop)
 
-    def read_targets(self, epoch: float) -> tuple[Targets, NDArray[np.int8]]:
+    def read_targets(self) -> tuple[TargetRows, NDArray[np.int8]]:
         """Return the rows that pass the cut, and of every row of the table why it does not (0: it does).
 
         About 100 bytes a row that passes are held in memory.
         """
-        reasons, parts = [np.zeros(0, np.int8)], []
+        reasons, parts, sentinels = [np.zeros(0, np.int8)], [], Taken()
         for start in range(0, max(self.nrows, 1), BLOCK_ROWS):
             block = self.read(start, min(start + BLOCK_ROWS, self.nrows))
-            reason = self.cut.reject(block) if self.cut.columns else np.zeros(_rows(block), np.int8)
+            n = len(next(iter(block.values())))
+            reason = self.cut.reject(block) if self.cut.columns else np.zeros(n, np.int8)
             rows = np.flatnonzero(reason == 0)
-            kept = {name: values[rows] for name, values in block.items()}
-            parts.append(Targets(rows + start, *self.position.read(kept, epoch), self._describe(kept)))
+            moved = self._moved.read(block, start)
+            columns = self._describe(block, start, sentinels)
+            kept = {name: values[rows] for name, values in columns.items()}
+            parts.append(TargetRows(rows + start, moved.ra[rows], moved.dec[rows], kept))
             reasons.append(reason)
+        self.notes = [f"{self.catalog.name}: {line}" for line in sentinel_lines(sentinels)]
         columns = {name: np.concatenate([part.columns[name] for part in parts]) for name in parts[0].columns}
         row, ra, dec = (np.concatenate([part[i] for part in parts]) for i in range(3))
-        return Targets(row, ra, dec, columns), np.concatenate(reasons)
+        return TargetRows(row, ra, dec, columns), np.concatenate(reasons)
 
-    def _describe(self, block: Block) -> dict[str, NDArray]:
+    def _describe(self, block: dict[str, NDArray], start: int, sentinels: Taken) -> dict[str, NDArray]:
         """Return what the file of pairs stores of rows."""
-        n = _rows(block)
-        key = {name: self.catalog.find(name) for name in COADD_KEY}
-        ids = self.ids.read(block) or [np.full(n, -1)] * 3
+        who = self.who.read(block, start)
+        if all(name in who.ids for name in BRICK):
+            ids = [who.ids[name] for name in BRICK]
+        else:
+            ids = list(decode_targetid(find_sources(who)))
         columns: dict[str, NDArray] = {
-            PairsKey.RA: floats(block[self.position.ra]),
-            PairsKey.DEC: floats(block[self.position.dec]),
-            PairsKey.RELEASE: ids[0],
-            PairsKey.BRICKID: ids[1],
-            PairsKey.OBJID: ids[2],
-            PairsKey.TARGETID: as_integers(block[key[TARGETID] or ""]) if key[TARGETID] else np.full(n, -1),
+            PairsKey.RA: who.ra,
+            PairsKey.DEC: who.dec,
+            **dict(zip((PairsKey.RELEASE, PairsKey.BRICKID, PairsKey.OBJID), ids, strict=True)),
+            PairsKey.TARGETID: who.ids.get(TARGETID, np.full(len(who.ra), -1)),
         }
         if self._redshift:
-            columns[PairsKey.REDSHIFT] = floats(block[self._redshift])
+            where = f"{self.catalog.name}: column '{self._redshift}'"
+            values = block[self._redshift]
+            columns[PairsKey.REDSHIFT] = to_quantity(values, self._redshift, sentinels, where)
         if self.has_coadds:
-            columns[PairsKey.SURVEY] = np.char.encode(block[str(key["SURVEY"])], "ascii", "replace")
-            columns[PairsKey.PROGRAM] = np.char.encode(block[str(key["PROGRAM"])], "ascii", "replace")
-            columns[PairsKey.HEALPIX] = as_integers(block[str(key["HEALPIX"])])
+            for name in ("SURVEY", "PROGRAM"):
+                columns[name.lower()] = np.char.encode(who.ids[name], "ascii", "replace")
+            columns[PairsKey.HEALPIX] = who.ids["HEALPIX"]
         return columns
 
 
-def _rows(block: Block) -> int:
-    return len(next(iter(block.values())))
+def find_placed(table: Table, ra: str | None, dec: str | None, epoch: float | None = None) -> WhoColumns:
+    """Find who and where the rows of a table are, see `find_who`; a HATS catalogue declares where.
+
+    Raises
+    ------
+    DataError
+        If it has no positions.
+    """
+    declared = table.position if isinstance(table, ArrowTable) else (None, None)
+    who = find_who(table, ra or declared[0], dec or declared[1], epoch)
+    if not who.has_position:
+        raise DataError(
+            f"{table.name}: no position columns by any of the usual names (as RA, DEC). Name them; it has "
+            f"{', '.join(list(table.columns)[:20])}"
+        )
+    return who
 
 
 def open_spectra(
@@ -135,6 +172,7 @@ def open_spectra(
     cut: str | None = None,
     ra: str | None = None,
     dec: str | None = None,
+    epoch: float = np.nan,
     scratch: Path | None = None,
 ) -> SpectraTable:
     """Open a table of spectra.
@@ -149,19 +187,20 @@ def open_spectra(
         Name of a quality cut, see `find_cut`. Default: ``galaxy`` of a redshift catalogue, else ``none``.
     ra, dec
         Names of the position columns; guessed by default.
+    epoch
+        Julian year of the images, to which positions with a proper motion are brought.
     scratch
         Folder for a plain copy of a packed table.
 
     Raises
     ------
     DataError
-        If the table cannot be read, or lacks a position or a column that the cut needs.
+        If the table cannot be read, or lacks a position or a column that the cut needs, or an identifier is
+        not exactly an integer.
     """
     catalog = open_table(path, scratch=scratch)
     try:
-        if isinstance(catalog, ArrowTable):
-            ra, dec = ra or catalog.position[0], dec or catalog.position[1]
-        return SpectraTable(catalog, cut, ra, dec)
+        return SpectraTable(catalog, cut, ra, dec, epoch)
     except BaseException:
         catalog.close()
         raise

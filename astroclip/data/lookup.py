@@ -57,6 +57,14 @@ class RowLookup:
         """Whether any row can be found by position."""
         return bool(np.isfinite(self._dec[:1]).any())
 
+    def has_key(self, who: Who) -> NDArray[np.bool_]:
+        """Say which galaxies have an identifier of a kind that the index has, (n,)."""
+        has = np.zeros(len(who.ra), bool)
+        for name, wanted in _keys(who.ids):
+            if name in self.keys:
+                has |= wanted != ("" if wanted.dtype.kind == "U" else -1)
+        return has
+
     def match(self, who: Who, radius_arcsec: float = 1.0) -> Match:
         """Find a row for each galaxy: by its identifiers in turn, else the nearest within the radius.
 

@@ -126,35 +126,15 @@ class SteinImages:
         if unique.size and not 0 <= unique[0] <= unique[-1] < len(self):
             raise IndexError(f"image {unique[0]} to {unique[-1]} of {len(self)}")
         files, inside = self.locate(unique)
+        middle = [slice((n - size) // 2, (n - size) // 2 + size) for n in self.shape if 2 * size <= n]
+        middle = [slice(None), *middle] if len(middle) > 1 else []  # of small stamps little is read
         parts = [
-            centre_stamps(self._open(int(file)).read_rows(IMAGES, inside[files == file]), size)
+            centre_stamps(self._open(int(file)).read_rows(IMAGES, inside[files == file], *middle), size)
             for file in np.unique(files)
         ] or [np.zeros((0, len(BANDS), size, size), np.float32)]
         stamps = parts[0] if len(parts) == 1 else np.concatenate(parts)
         stamps = stamps if np.array_equal(inverse, np.arange(len(unique))) else stamps[inverse]
         return Images(stamps, np.full(len(stamps), PIXSCALE))
-
-    def show_sky(self, images: ArrayLike) -> NDArray[np.bool_]:
-        """Say which images, by their number, have a pixel that was observed: finite, not 0 in all bands.
-
-        Reads the middle of each, and all of it only where nothing is there.
-
-        Raises
-        ------
-        DataError
-            If a file is damaged.
-        """
-        unique, inverse = np.unique(np.asarray(images, np.int64), return_inverse=True)
-        files, rows = self.locate(unique)
-        middle = (slice(0, 1), *(slice((n - 1) // 2, n // 2 + 1) for n in self.shape))
-        seen = np.zeros(len(unique), bool)
-        for file in np.unique(files):
-            mine = files == file
-            part = self._open(int(file)).read_rows(IMAGES, rows[mine], *middle)
-            seen[mine] = (np.isfinite(part) & (part != 0)).any(axis=(1, 2, 3))
-        for blank in np.flatnonzero(~seen):
-            seen[blank] = self.read([unique[blank]], size=min(self.shape)).good.any()
-        return seen[inverse]
 
     @cached_property
     def _index(self) -> RowLookup:

@@ -6,9 +6,10 @@ from typing import Any
 import numpy as np
 import pytest
 from astropy import units
-from astropy.coordinates import Angle, SkyCoord
+from astropy.coordinates import FK5, Angle, SkyCoord
 from astropy.io import fits
 from astropy.table import QTable, Table
+from builders_hats import write_hats
 from numpy.testing import assert_allclose, assert_array_equal
 
 from astroclip.errors import DataError, UsageError
@@ -321,3 +322,44 @@ def test_positions_that_users_write(text: str) -> None:
 def test_what_is_no_position(text: str) -> None:
     with pytest.raises(UsageError, match=f"position '{text}'"):
         parse_position(text)
+
+
+@pytest.mark.parametrize("suffix", ["fits", "parquet"])
+@pytest.mark.parametrize(
+    ("frame", "refused"),
+    [("icrs", False), ("fk5", False), ("fk4", True), (FK5(equinox="J1975"), True)],
+)
+def test_only_icrs_is_read_as_icrs(tmp_path: Path, frame: Any, refused: bool, suffix: str) -> None:
+    path, sky = tmp_path / f"t.{suffix}", SkyCoord(RA, DEC, unit="deg")
+    QTable({"coord": sky.transform_to(frame), "sky": sky}).write(path)
+    if refused:
+        with pytest.raises(DataError, match=r"column 'coord\.ra' is in the frame fk"):
+            read(path)
+    else:
+        assert SkyCoord(*read(path), unit="deg").separation(sky).max() < 0.1 * units.arcsec
+    assert_allclose(read(path, ra="sky.ra", dec="sky.dec"), (RA, DEC))
+
+
+def test_galactic_coordinates_are_no_position(tmp_path: Path) -> None:
+    QTable({"coord": SkyCoord(RA, DEC, unit="deg").galactic}).write(tmp_path / "t.fits")
+    with pytest.raises(DataError, match=r"no position columns.*coord\.l, coord\.b"):
+        read(tmp_path / "t.fits")
+
+
+def test_a_frame_in_the_header_is_checked(tmp_path: Path) -> None:
+    path = table_of(tmp_path / "t.fits", {"RA": RA, "DEC": DEC})
+    for frame in ("ICRS", "FK5", "FK4"):
+        fits.setval(path, "RADESYS", value=frame, ext=1)
+        if frame == "FK4":
+            with pytest.raises(DataError, match="column 'RA' is in the frame fk4, expected ICRS"):
+                read(path)
+        else:
+            assert_array_equal(read(path), (RA, DEC))
+
+
+def test_columns_that_hats_declares_win(tmp_path: Path) -> None:
+    columns = {"ra": RA + 1, "dec": DEC / 2, "lon": RA, "lat": DEC}
+    write_hats(tmp_path / "hats", columns, "lon", "lat")
+    ra, dec = read(tmp_path / "hats")
+    order = np.argsort(ra)
+    assert_array_equal((ra[order], dec[order]), (np.sort(RA), DEC[np.argsort(RA)]))

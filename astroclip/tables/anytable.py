@@ -71,6 +71,8 @@ class Table(ABC):
     nrows : int
     columns : dict of str to Column
         In the table's order, with the names as written there.
+    position : (str or None, str or None)
+        Columns of right ascension and declination that the file itself declares, as HATS does.
     """
 
     name: str
@@ -80,6 +82,7 @@ class Table(ABC):
     hdu: int | None = None
     nrows: int
     columns: Mapping[str, Column]
+    position: tuple[str | None, str | None] = (None, None)
 
     @property
     @abstractmethod

@@ -5,6 +5,7 @@ TUNIT, text is read as astropy's ``SkyCoord(unit=(hourangle, deg))`` reads it, a
 where an epoch is asked for. Out come checked ICRS degrees. Identifiers: `tables.identity`.
 """
 
+import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -177,11 +178,13 @@ def find_position(
     ------
     DataError
         If a named column does not exist, or is neither numbers nor text of one value a row; if a unit is not
-        one of angle (deg, hourangle, rad, arcmin, arcsec; of motion mas/yr, arcsec/yr, deg/yr).
+        one of angle (deg, hourangle, rad, arcmin, arcsec; of motion mas/yr, arcsec/yr, deg/yr); if the table
+        says that its frame is another one than ICRS or FK5 J2000, which differ by 0.02 arcsec.
     """
     pair = find_position_names(table, ra, dec)
     if pair is None:
         return None
+    _check_frame(table, pair[0])
     angles = [_angle(table, name, at == 0) for at, name in enumerate(pair)]
     stated = [angle.column.unit.strip() for angle in angles]
     if all(stated) != any(stated) and any(angle.scale not in (1.0, HOURS) for angle in angles):
@@ -213,6 +216,8 @@ def find_position_names(
     """Return the names of the position columns as the table spells them, whatever they hold; None if none."""
     if ra and dec:
         return table.column(ra).name, table.column(dec).name
+    if not ra and not dec and all(table.position):
+        return str(table.position[0]), str(table.position[1])
     named = table.column(ra or dec or "").name if ra or dec else None
     mixins = [name for name in table.columns if name.lower().endswith(".ra")]
     mixins.sort(key=lambda name: name.lower() != "coord.ra")
@@ -221,6 +226,24 @@ def find_position_names(
         if all(found):
             return str(found[0]), str(found[1])
     return None
+
+
+def _check_frame(table: Table, ra: str) -> None:
+    """Refuse positions of another frame, by RADESYS, or by what astropy writes of a SkyCoord (YAML)."""
+    frame = str(table.header.get("RADESYS") or table.header.get("RADECSYS") or "icrs").lower()
+    j2000 = True
+    if ra.lower().endswith(".ra"):
+        said = str(table.header.get("table_meta_yaml") or table.header.get("COMMENT") or "")
+        found = re.search(rf"^(\s+){re.escape(ra[:-3])}:\n((?:\1\s.*\n?|[^\s-].*\n?)+)", said, re.MULTILINE)
+        block = found[2] if found else ""
+        frame = (re.search(r"^\s+frame: (\S+)", block, re.MULTILINE) or ["", "icrs"])[1]
+        j2000 = "equinox:" not in block or "jd1: 2451545.0, jd2: 0.0" in block
+    if frame not in ("icrs", "fk5", "gcrs") or not j2000:
+        other = "" if j2000 else " of another equinox than J2000"
+        raise DataError(
+            f"{table.name}: column '{ra}' is in the frame {frame}{other}, expected ICRS. Convert it (astropy: "
+            "SkyCoord.icrs), or name other columns: --ra NAME --dec NAME"
+        )
 
 
 def _scalar(table: Table, name: str) -> str | None:

@@ -221,3 +221,18 @@ def test_an_inexact_identifier_that_is_not_needed_is_no_harm(tiny_model, tmp_pat
     )
     found = embed(tmp_path / "t.fits", tiny_model)
     assert np.isfinite(found["SPECTRUM_EMBEDDING"]).all()
+
+
+@pytest.mark.parametrize("kind", ["hours", "named"])
+def test_a_gallery_has_the_same_pixels(surveys, tiny_model, tmp_path, kind):
+    options = write_places(tmp_path / "t.fits", kind)
+    sources = ["--images", surveys / "cut"]
+    embed(tmp_path / "t.fits", tiny_model, *sources, *options)
+    words = ["search", tmp_path / "out.fits", "--row", "0", "-k", "2", *sources, *options]
+    drawn = []
+    for names in (options, ["--ra", "RA", "--dec", "DEC"]):
+        done = run(*words, *names, "--gallery", tmp_path / "g.html", "--overwrite")
+        assert done.exit_code == 0, done.exception
+        drawn.append((tmp_path / "g.html").read_text().count("data:image/png"))
+    assert drawn[0] == 3
+    assert (drawn[1] == 3) == (kind == "hours")

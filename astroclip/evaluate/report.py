@@ -21,6 +21,7 @@ from astroclip.evaluate.targets import PUBLISHED_VOTES
 from astroclip.files import check_outputs, written_beside
 from astroclip.plots import write_figure
 from astroclip.schema import redshift_names
+from astroclip.search.query_pixels import PixelPlaces
 from astroclip.tables import Table, open_table
 from astroclip.tables.missing import Taken, sentinel_lines
 
@@ -127,7 +128,9 @@ def evaluate_table(
             dec,
         )
         check_folder(output, overwrite)
-        pixels = find_pixels(catalog, images, spectra) if retrieves and figures else None
+        pixels = (
+            find_pixels(catalog, PixelPlaces(images, spectra, ra, dec)) if retrieves and figures else None
+        )
         held = read_rows(catalog, targets, splits, retrieves, unflagged, progress)
         found = [score_target(*one, resamples, seed) for one in zip(targets, held.scored, strict=True)]
         if held.pairs:

@@ -17,7 +17,7 @@ from astroclip.plots import Shown
 from astroclip.plots.gallery import draw_gallery
 from astroclip.schema import TARGETID, redshift_names
 from astroclip.search.lookalike_gallery import GALLERY_SIZE
-from astroclip.search.query_pixels import check_pixels, read_pixels
+from astroclip.search.query_pixels import PixelPlaces, check_pixels, read_pixels
 from astroclip.search.scan import read_rows
 from astroclip.tables import Table
 
@@ -28,13 +28,11 @@ QUERIES = (0.1, 0.5, 0.9)  # quantiles of the rank: a good query, a typical one,
 FOUND = 3  # shown of each
 SIDES = {"image_to_spectrum": ("image", "spectrum"), "spectrum_to_image": ("spectrum", "image")}
 
-Pixels = tuple[str | None, str | None]  # where images and spectra are
 
-
-def find_pixels(table: Table, images: str | None, spectra: str | None) -> Pixels | None:
+def find_pixels(table: Table, pixels: PixelPlaces) -> PixelPlaces | None:
     """Return where the pixels of a table are; None if there are none and none are named.
 
-    They are where `images` and `spectra` say (as `sources.image_source`); else, of a table of matches (column
+    They are where `pixels` says; else, of a table of matches (column
     PAIR), in the one set of pairs in its folder; else in the table's own columns.
 
     Raises
@@ -42,21 +40,23 @@ def find_pixels(table: Table, images: str | None, spectra: str | None) -> Pixels
     UsageError, DataError
         If a place that is named has no pixels.
     """
-    if images is None and spectra is None and table.find("PAIR"):
+    named = pixels.images or pixels.spectra
+    if not named and table.find("PAIR"):
         beside = [path for path in sorted(table.source.parent.glob("*.h5")) if is_pairs(path)]
         if len(beside) == 1:
-            images = spectra = str(beside[0])
+            named = str(beside[0])
+            pixels = pixels._replace(images=named, spectra=named)
     try:
-        check_pixels(table, images, spectra, GALLERY_SIZE)
+        check_pixels(table, pixels, GALLERY_SIZE)
     except UsageError:
-        if images or spectra:
+        if named:
             raise
         return None
-    return images, spectra
+    return pixels
 
 
 def draw_galleries(
-    table: Table, held: Mapping[str, NDArray], ranks: Mapping[str, NDArray], pixels: Pixels
+    table: Table, held: Mapping[str, NDArray], ranks: Mapping[str, NDArray], pixels: PixelPlaces
 ) -> Iterator[tuple[str, "Figure"]]:
     """Yield a gallery for each direction, and the stems of their files.
 
@@ -90,9 +90,9 @@ def draw_galleries(
         yield f"retrieval-{direction.replace('_', '-')}", draw_gallery(shown)
 
 
-def _show(table: Table, titles: list[str], rows: NDArray, pixels: Pixels) -> list[Shown]:
+def _show(table: Table, titles: list[str], rows: NDArray, pixels: PixelPlaces) -> list[Shown]:
     """Return rows of a table ready to be drawn."""
-    seen = read_pixels(table, rows.tolist(), *pixels, GALLERY_SIZE)
+    seen = read_pixels(table, rows.tolist(), pixels, GALLERY_SIZE)
     target, redshift = table.find(TARGETID), table.find(*redshift_names(table.columns))
     names = [name for name in (target, redshift) if name]
     shown = []

@@ -18,7 +18,7 @@ from astroclip.search.found import choose_columns, identity_columns, write_found
 from astroclip.search.index import IndexFacts, VectorIndex, build_index, model_of, open_index
 from astroclip.search.lookalike_gallery import GALLERY_SIZE, describe_galaxies
 from astroclip.search.query import build_query, choose_modalities
-from astroclip.search.query_pixels import check_pixels
+from astroclip.search.query_pixels import PixelPlaces, check_pixels
 from astroclip.search.scan import SPARE, Progress, Shortlist, rank, read_rows, scan
 from astroclip.tables import Table, open_table
 from astroclip.tables.outputs import output_format
@@ -141,6 +141,7 @@ def search_catalog(
     output_format(output)
     files = [example.value for example in examples if example.is_file]
     check_outputs([output, gallery], [path, index, images, spectra, *files], overwrite)
+    pixels = PixelPlaces(images, spectra, ra, dec)
     if gallery:
         check_gallery(gallery, overwrite)
     with open_table(path, hdu=hdu, scratch=output.parent) as table:
@@ -149,7 +150,7 @@ def search_catalog(
         condition = Where(where, table) if where else None
         kept, left_out = choose_columns(table, columns)
         if gallery:
-            check_pixels(table, images, spectra, GALLERY_SIZE)
+            check_pixels(table, pixels, GALLERY_SIZE)
         graph = _open_index(index, table, searched)
         load = cache(partial(_load, table, model, device))
         query = build_query(table, examples, chosen, load, radius_arcsec, ra, dec)
@@ -171,7 +172,7 @@ def search_catalog(
         }  # fmt: skip
         write_found(table, output, kept, rows, cosine, near.counts, settings, overwrite=overwrite)
         if gallery:
-            shown = describe_galaxies(table, examples, query.rows, rows, cosine, images, spectra)
+            shown = describe_galaxies(table, examples, query.rows, rows, cosine, pixels)
             title = f"{path.name}: {', '.join(str(example) for example in examples)}"
             plot_gallery(shown, gallery, title=title, overwrite=overwrite)
         identity = read_rows(table, identity_columns(table), rows)

@@ -10,7 +10,7 @@ from astroclip.plots import Shown
 from astroclip.schema import TARGETID, redshift_names
 from astroclip.search.examples import Example
 from astroclip.search.found import identity_columns
-from astroclip.search.query_pixels import read_pixels
+from astroclip.search.query_pixels import PixelPlaces, read_pixels
 from astroclip.search.scan import read_rows
 from astroclip.tables import Table
 
@@ -25,8 +25,7 @@ def describe_galaxies(
     example_rows: Sequence[int | None],
     rows: NDArray[np.int64],
     cosine: NDArray[np.float64],
-    images: str | None,
-    spectra: str | None,
+    pixels: PixelPlaces,
 ) -> list[Shown]:
     """Return the examples and the first `GALLERY_ROWS` rows found, ready to be drawn.
 
@@ -38,20 +37,20 @@ def describe_galaxies(
         What was asked for, and the row of each; None of a file.
     rows, cosine
         What was found, the most similar first.
-    images, spectra
-        Where the pixels are, see `search.pixels.read_pixels`.
+    pixels
+        Where the pixels are.
     """
     rows = rows[:GALLERY_ROWS]
     titles = [str(example) for example in examples]
     titles += [f"{rank}. cosine {value:.3f}" for rank, value in enumerate(cosine[:GALLERY_ROWS], 1)]
     asked = [example if row is None else row for example, row in zip(examples, example_rows, strict=True)]
     places = [*asked, *rows.tolist()]
-    pixels = read_pixels(table, places, images, spectra, GALLERY_SIZE)
+    seen_by_place = read_pixels(table, places, pixels, GALLERY_SIZE)
     target = table.find(TARGETID)
     redshift = table.find(*redshift_names(table.columns))
     names = _facts(table)
     shown = []
-    for i, (title, place, seen) in enumerate(zip(titles, places, pixels, strict=True)):
+    for i, (title, place, seen) in enumerate(zip(titles, places, seen_by_place, strict=True)):
         known: dict[str, Any] = {}
         if not isinstance(place, Example):
             read = read_rows(table, names, np.array([place]))

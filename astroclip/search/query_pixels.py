@@ -19,6 +19,29 @@ OPTIONS = InputOptions(resample=True)  # a query has no flag that could tell of 
 IMAGE_FILES = (Kind.IMAGE, Kind.PICTURE, Kind.STEIN, Kind.MULTIMODAL_IMAGES)
 
 
+class PixelPlaces(NamedTuple):
+    """Where the pixels of a table's rows are.
+
+    Attributes
+    ----------
+    images, spectra
+        See `model.inputs.open_inputs`.
+    ra, dec
+        The table's position columns, if they have no usual names.
+    """
+
+    images: str | None = None
+    spectra: str | None = None
+    ra: str | None = None
+    dec: str | None = None
+
+    def open(self, table: Table, size: int) -> dict[Modality, PixelInputs | None]:
+        """Return the pixels of a table, with images of a side of `size` pixels; None where it has none."""
+        options = OPTIONS._replace(ra=self.ra, dec=self.dec)
+        wanted: dict[Modality, str | None] = {"image": self.images, "spectrum": self.spectra}
+        return {modality: open_inputs(table, modality, at, size, options) for modality, at in wanted.items()}
+
+
 class GalaxyInputs(NamedTuple):
     """A galaxy as the encoders see it: `rgb` (3, S, S) in [0, 1] and `flux` (7781,), None if it has none."""
 
@@ -62,7 +85,7 @@ def read_file(modality: Modality, name: str, size: int) -> ModelInputs:
 
 
 def read_pixels(
-    table: Table, shown: Sequence[int | Example], images: str | None, spectra: str | None, size: int
+    table: Table, shown: Sequence[int | Example], places: PixelPlaces, size: int
 ) -> list[GalaxyInputs]:
     """Read galaxies to be drawn: rows of a table, or files.
 
@@ -71,8 +94,8 @@ def read_pixels(
     table
     shown
         Rows, or examples that are files.
-    images, spectra
-        Where the rows' pixels are, see `model.inputs.open_inputs`.
+    places
+        Where the rows' pixels are.
     size
         Side of the images in pixels.
 
@@ -81,18 +104,16 @@ def read_pixels(
     UsageError, DataError
         If a source does not exist.
     """
-    places: tuple[tuple[Modality, str | None], ...] = (("image", images), ("spectrum", spectra))
-    sources = {modality: open_inputs(table, modality, wanted, size, OPTIONS) for modality, wanted in places}
+    sources = places.open(table, size)
     return [
         GalaxyInputs(*(_read_one(modality, inputs, one, size) for modality, inputs in sources.items()))
         for one in shown
     ]
 
 
-def check_pixels(table: Table, images: str | None, spectra: str | None, size: int) -> None:
+def check_pixels(table: Table, places: PixelPlaces, size: int) -> None:
     """Refuse a gallery for which there are no pixels, before anything is searched."""
-    places: tuple[tuple[Modality, str | None], ...] = (("image", images), ("spectrum", spectra))
-    if all(open_inputs(table, modality, wanted, size, OPTIONS) is None for modality, wanted in places):
+    if not any(places.open(table, size).values()):
         raise UsageError(
             f"{table.name}: no pixels for a gallery: no vector column IMAGE or FLUX. Say where they are with "
             "--images or --spectra"

@@ -234,15 +234,16 @@ def _check_frame(table: Table, ra: str) -> None:
     j2000 = True
     if ra.lower().endswith(".ra"):
         said = str(table.header.get("table_meta_yaml") or table.header.get("COMMENT") or "")
-        found = re.search(rf"^(\s+){re.escape(ra[:-3])}:\n((?:\1\s.*\n?|[^\s-].*\n?)+)", said, re.MULTILINE)
+        lines = r"((?:\1\s.*\n?|[^\s-].*\n?)+)"  # indented more, or the rest of a card
+        found = re.search(rf"^(\s+){re.escape(ra[:-3])}:\n{lines}", said, re.MULTILINE)
         block = found[2] if found else ""
         frame = (re.search(r"^\s+frame: (\S+)", block, re.MULTILINE) or ["", "icrs"])[1]
         j2000 = "equinox:" not in block or "jd1: 2451545.0, jd2: 0.0" in block
     if frame not in ("icrs", "fk5", "gcrs") or not j2000:
         other = "" if j2000 else " of another equinox than J2000"
         raise DataError(
-            f"{table.name}: column '{ra}' is in the frame {frame}{other}, expected ICRS. Convert it (astropy: "
-            "SkyCoord.icrs), or name other columns: --ra NAME --dec NAME"
+            f"{table.name}: column '{ra}' is in the frame {frame}{other}, expected ICRS. Convert it "
+            "(astropy: SkyCoord.icrs), or name other columns: --ra NAME --dec NAME"
         )
 
 

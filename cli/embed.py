@@ -8,10 +8,12 @@ import typer
 from astroclip.errors import UsageError
 
 from .options import (
+    Catalog,
     Dec,
     Device,
     Hdu,
     Images,
+    KeepPixels,
     MatchRadius,
     MaxBad,
     Model,
@@ -28,9 +30,7 @@ from .slurm import SlurmRequest, submit, takes_slurm
 
 @takes_slurm
 def embed(
-    catalog: Annotated[
-        Path, typer.Argument(help="Table of galaxies: FITS, Parquet, CSV; or a DESI coadd or SDSS spec file.")
-    ],
+    catalog: Catalog,
     model: Model = "mini",
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Output table. Default: CATALOG-embedded.fits.")
@@ -62,6 +62,7 @@ def embed(
     gpus: Annotated[
         int | None, typer.Option(help="Number of GPUs of each job.", rich_help_panel="Slurm")
     ] = None,
+    keep_pixels: KeepPixels = False,
     overwrite: Overwrite = False,
     resume: Resume = False,
     slurm: SlurmRequest | None = None,
@@ -74,7 +75,7 @@ def embed(
     run = {
         "catalog": catalog, "output": output, "model": model, "images": images, "spectra": spectra,
         "hdu": hdu, "device": device, "precision": precision, "batch_size": batch_size, "shard": part,
-        "overwrite": overwrite, "resume": resume,
+        "keep_pixels": keep_pixels, "overwrite": overwrite, "resume": resume,
         "options": {
             "max_bad": max_bad, "radius_arcsec": radius_arcsec, "resample": resample, "ra": ra, "dec": dec,
         },
@@ -99,7 +100,7 @@ def _embed(**run: Any) -> None:
     out.result(report._asdict())
 
 
-def _merge(catalog: Path, output: Path | None, shards: int | None, overwrite: bool) -> None:
+def _merge(catalog: list[Path], output: Path | None, shards: int | None, overwrite: bool) -> None:
     """Combine shards."""
     from astroclip.predict.embed import merge_embedded
 

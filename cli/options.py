@@ -46,6 +46,19 @@ Spectra = Annotated[
         "Default: column FLUX."
     ),
 ]
+Catalog = Annotated[
+    list[Path],
+    typer.Argument(
+        metavar="CATALOG...",
+        help="Table of galaxies; or files and folders with their pixels, of which a table is made: DESI "
+        "coadds, SDSS spectra, cut-outs, pairs.",
+        show_default=False,
+    ),
+]
+KeepPixels = Annotated[
+    bool,
+    typer.Option("--keep-pixels", help="Copy a coadd, or an SDSS spectrum, whole with its pixels."),
+]
 GalleryImages = Annotated[
     str | None,
     typer.Option("--images", help="Image source of the gallery (same values as `embed --images`)."),

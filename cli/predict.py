@@ -9,10 +9,12 @@ from typing import Annotated, Any
 import typer
 
 from .options import (
+    Catalog,
     Dec,
     Device,
     Hdu,
     Images,
+    KeepPixels,
     MatchRadius,
     MaxBad,
     Overwrite,
@@ -28,7 +30,7 @@ from .output import output as out
 app = typer.Typer(no_args_is_help=True)
 
 TOLERANCES = ("max_bad", "radius_arcsec", "resample", "ra", "dec")  # of `InputOptions`
-EMBEDDING = ("model", "images", "spectra", *TOLERANCES, "device", "precision")
+EMBEDDING = ("model", "images", "spectra", *TOLERANCES, "device", "precision", "keep_pixels")
 Label = Annotated[
     str | None, typer.Option(help="Label column of the reference. Default: found by its usual names.")
 ]
@@ -42,9 +44,7 @@ Pdf = Annotated[
 
 
 def _options(
-    catalog: Annotated[
-        Path, typer.Argument(help="Table with embeddings, or of galaxies that can be embedded first.")
-    ],
+    catalog: Catalog,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Output table. Default: CATALOG-TASK.fits.")
     ] = None,
@@ -76,6 +76,7 @@ def _options(
         Path | None, typer.Option("--save-predictor", help="Directory to save the fitted predictor in.")
     ] = None,
     hdu: Hdu = None,
+    keep_pixels: KeepPixels = False,
     overwrite: Overwrite = False,
     model: Annotated[
         str | None, typer.Option("--model", "-m", help="Model to embed CATALOG with first. Default: mini.")

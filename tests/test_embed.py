@@ -124,10 +124,10 @@ def test_an_empty_catalogue(tmp_path, tiny_model):
     assert fitsio.FITS(report.output)[1].get_nrows() == 0
 
 
-def test_a_coadd_keeps_its_spectra(tmp_path, tiny_model):
+def test_a_coadd_keeps_its_spectra_if_asked_to(tmp_path, tiny_model):
     path = tmp_path / "coadd-sv3-dark-1.fits"
     arms = write_coadd(path)
-    report = embed_catalog(path, model=tiny_model)
+    report = embed_catalog(path, model=tiny_model, keep_pixels=True)
     assert report.embedded == {"spectrum": 4}
     np.testing.assert_array_equal(fitsio.read(report.output, ext="R_FLUX"), arms["R_FLUX"])
     assert "SPECTRUM_EMBEDDING" in fitsio.read(report.output, ext="FIBERMAP").dtype.names

@@ -7,7 +7,7 @@ import pytest
 from builders import ARM_SLICES
 from test_desi import stack_arms
 
-from astroclip.data.spectrum_sets import open_spectrum_set
+from astroclip.data.pixel_sets import open_pixels
 from astroclip.errors import DataError
 from astroclip.schema import N_WAVE, desi_wave
 from astroclip.tables import open_table
@@ -18,7 +18,7 @@ GRID = desi_wave()
 
 def read(path, wanted=None, rows=range(N)):
     with open_table(path) as table:
-        spectra = open_spectrum_set(table, wanted)
+        spectra = open_pixels(wanted, table, "spectrum")
         return spectra.name, spectra.read(np.array(rows))
 
 
@@ -126,7 +126,7 @@ def test_what_is_no_spectrum(tmp_path):
     light_curve = pa.array([{"time": [1.0, 2.0], "flux": [1.0, 2.0]}] * N)
     path = write(tmp_path / "t.parquet", image=image, lc=light_curve)
     with open_table(path) as table:
-        assert open_spectrum_set(table) is None
+        assert open_pixels(None, table, "spectrum") is None
     with pytest.raises(DataError, match="'lc' has the fields time, flux; expected flux and one of wave"):
         read(path, "lc")
 

@@ -15,7 +15,7 @@ from catalog_files import fitsverify, need
 from typer.testing import CliRunner
 
 from astroclip.cli.main import app
-from astroclip.data.desi import read_redrock
+from astroclip.data.desi import read_redrock, redrock_path
 from astroclip.data.legacysurvey import read_cutout
 from astroclip.predict.tasks import predict_catalog
 from astroclip.schema import PIXSCALE, EmbedFlag, PredictFlag
@@ -77,7 +77,7 @@ def assert_everybody_reads(path: Path, hdu: str) -> None:
 def test_a_coadd_is_embedded_and_predicted(survey_data, tiny_model, tmp_path, name):
     source = survey_data / "desi" / name
     embedded = tmp_path / "embedded.fits"
-    report = run("embed", source, "--model", tiny_model, "-o", embedded)
+    report = run("embed", source, "--model", tiny_model, "-o", embedded, "--keep-pixels")
     assert report["rows"] == len(COADDS[name])
     added = ["SPECTRUM_EMBEDDING", "EMBED_FLAG"]
     assert_only_columns_were_added(source, embedded, "FIBERMAP", added)
@@ -99,6 +99,30 @@ def test_a_coadd_is_embedded_and_predicted(survey_data, tiny_model, tmp_path, na
     np.testing.assert_array_equal(np.isnan(result["Z_PRED_MEAN"]), missing)
     np.testing.assert_array_equal(result["PREDICT_FLAG"] & 1, missing)
     np.testing.assert_array_equal(result["TARGETID"], table["TARGETID"])
+
+    lean = tmp_path / "lean.fits"
+    run("embed", source, "--model", tiny_model, "-o", lean)
+    assert_everybody_reads(lean, "GALAXIES")
+    alone = fitsio.read(lean)
+    for column in ("TARGETID", "TARGET_RA", "SPECTRUM_EMBEDDING", "EMBED_FLAG"):
+        np.testing.assert_array_equal(alone[column], table[column])
+    beside = redrock_path(source)
+    assert beside is None or list(alone["Z"]) == list(read_redrock(beside)["Z"])
+
+
+def test_real_sdss_and_boss_spectra_are_a_table(survey_data, tiny_model, tmp_path):
+    run("embed", survey_data / "boss", survey_data / "sdss", "--model", tiny_model, "-o", tmp_path / "e.fits")
+    assert_everybody_reads(tmp_path / "e.fits", "GALAXIES")
+    table = fitsio.read(tmp_path / "e.fits")
+    assert np.isfinite(table["Z"]).sum() >= 2
+    assert np.isfinite(table["SPECTRUM_EMBEDDING"]).all(axis=1).sum() >= 2
+
+
+def test_a_real_cutout_is_a_table(survey_data, tiny_model, tmp_path):
+    path = survey_data / "legacysurvey" / "cutout_59.1067_-30.4848.fits"
+    run("embed", path, "--model", tiny_model, "-o", tmp_path / "e.fits")
+    table = fitsio.read(tmp_path / "e.fits")
+    np.testing.assert_allclose([table["RA"][0], table["DEC"][0]], [59.1067, -30.4848], atol=1e-3)
 
 
 def test_redrock_gives_the_reference_its_redshift(survey_data):
@@ -165,7 +189,7 @@ def test_mini_finds_redshifts_of_real_galaxies(survey_data, tmp_path, name, know
     """Of DESI's luminous red galaxies, and of one with strong lines; rows without data are flagged."""
     source = survey_data / "desi" / name
     report = run("predict", "redshift", source, "-o", tmp_path / "z.fits")
-    table = fitsio.read(tmp_path / "z.fits", ext="FIBERMAP")
+    table = fitsio.read(tmp_path / "z.fits", ext="GALAXIES")
     assert (report["rows"], report["predicted"]) == (len(fitsio.read(source, ext="FIBERMAP")), len(known))
     for row in table:
         if row["TARGETID"] not in known:

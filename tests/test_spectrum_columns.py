@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from astropy.io import fits
 
-from astroclip.data.spectrum_sets import open_spectrum_set
+from astroclip.data.pixel_sets import open_pixels
 from astroclip.errors import DataError
 from astroclip.schema import N_WAVE, desi_wave
 from astroclip.tables import open_table
@@ -39,7 +39,7 @@ def write(path, columns, units=None):
 
 def read(path, wanted=None, rows=(0, 1, 2)):
     with open_table(path) as table:
-        spectra = open_spectrum_set(table, wanted)
+        spectra = open_pixels(wanted, table, "spectrum")
         return spectra.read(np.array(rows))
 
 

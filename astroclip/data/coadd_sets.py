@@ -134,7 +134,7 @@ class CoaddRows(OwnSpectra):
         self._coadd.close()
 
 
-def open_coadd_files(path: Path, name: str) -> CoaddFiles | CoaddRows:
+def open_coadd_files(path: Path) -> CoaddFiles | CoaddRows:
     """Open a file of DESI spectra, or all below a folder.
 
     Raises
@@ -148,7 +148,7 @@ def open_coadd_files(path: Path, name: str) -> CoaddFiles | CoaddRows:
         if not rows.has_targets:
             return rows
         rows.close()
-    spectra = CoaddFiles(name, files)
+    spectra = CoaddFiles(f"coadds of {path.name}", files)
     if not spectra.files and spectra.problems:
         raise DataError(spectra.problems[0][1])
     return spectra

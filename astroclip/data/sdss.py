@@ -161,7 +161,7 @@ class SpecRow(OwnSpectra):
         return self._spectra.take(rows)
 
 
-def open_specs(path: str | Path, name: str = "") -> SpecFiles:
+def open_specs(path: str | Path) -> SpecFiles:
     """Index the spec-*.fits under a folder (or one file) by identity and position.
 
     Without any, those in the folder that hold such a spectrum under another name.
@@ -173,12 +173,19 @@ def open_specs(path: str | Path, name: str = "") -> SpecFiles:
         set.
     """
     root = Path(path)
+    name = f"spectra of {root.name}"
     if root.is_file():
         read_spec(root)
         return SpecFiles(name, [root])
     if not root.is_dir():
         raise DataError(f"{root}: no such file or folder")
     return SpecFiles(name, find_fits(root, ("spec-",), (Kind.SPEC,)))
+
+
+def read_facts(path: str | Path) -> dict[str, Any]:
+    """Return what the survey says of a file's spectrum: the fields of `SdssSpectrum` but the pixels."""
+    with FitsFile(path, whole=False) as file:
+        return _read_facts(file)
 
 
 def _as_spectra(one: SdssSpectrum) -> Spectra:

@@ -16,9 +16,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from astroclip.data.image_sets import open_image_set
+from astroclip.data.pixel_sets import open_pixels
 from astroclip.data.pixels import BY_POSITION, How, Images, Match, Modality, PixelSet, Spectra
-from astroclip.data.spectrum_sets import open_spectrum_set
 from astroclip.data.stamps import find_missing_bands
 from astroclip.data.webservice import ServiceDownError
 from astroclip.errors import DataError
@@ -243,7 +242,7 @@ def open_inputs(
     UsageError, DataError
         If what is wanted does not exist, or is not such pixels.
     """
-    pixels = open_image_set(table, wanted) if modality == "image" else open_spectrum_set(table, wanted)
+    pixels = open_pixels(wanted, table, modality)
     return None if pixels is None else PixelInputs(pixels, size, options, table)
 
 

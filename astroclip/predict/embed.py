@@ -17,6 +17,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from astroclip.data.pixel_catalogue import PixelCatalogue, open_catalogue
+from astroclip.data.pixel_part import Paths, are_pixels, list_paths
 from astroclip.data.pixels import Modality
 from astroclip.errors import UsageError
 from astroclip.files import check_outputs
@@ -24,7 +26,7 @@ from astroclip.model.embedder import Embedder, load_model
 from astroclip.model.hub import SHIPPED
 from astroclip.model.inputs import NOTHING, InputOptions, ModelInputs, PixelInputs, open_inputs
 from astroclip.schema import BANDS, EMBED_FLAG, IMAGE_EMBEDDING, SPECTRUM_EMBEDDING, ColumnSpec, EmbedFlag
-from astroclip.tables import Table, append_columns, merge_shards, open_table
+from astroclip.tables import Table, append_columns, merge_shards
 from astroclip.tables.outputs import SHARD_FORMATS, output_format
 
 COLUMN = {"image": IMAGE_EMBEDDING, "spectrum": SPECTRUM_EMBEDDING}
@@ -53,7 +55,7 @@ class EmbedReport(NamedTuple):
 
 
 def embed_catalog(
-    catalog: str | Path,
+    catalog: Paths,
     output: str | Path | None = None,
     *,
     model: str | Path | Embedder = SHIPPED,
@@ -65,6 +67,7 @@ def embed_catalog(
     precision: str = "auto",
     batch_size: int | str = "auto",
     shard: tuple[int | None, int | None] | None = None,
+    keep_pixels: bool = False,
     overwrite: bool = False,
     resume: bool = False,
     dry_run: bool = False,
@@ -80,8 +83,9 @@ def embed_catalog(
 
     Parameters
     ----------
-    catalog : str or Path
-        FITS (also .gz, .fz), Parquet or CSV table; a DESI coadd or an SDSS spec file is one too.
+    catalog : str or Path, or several
+        A table; or pixels: files and folders of spectra, of images or of pairs, of which a table is made,
+        with one row a galaxy (`astroclip.data.pixel_catalogue`).
     output : str or Path, optional
         FITS or Parquet file; by default ``<catalog>-embedded.fits`` beside the catalogue.
     model : str, Path or Embedder
@@ -102,6 +106,8 @@ def embed_catalog(
     shard : (i, N), optional
         Write only the i-th (from 0) of N parts of the rows, to ``<output>.shard-<i>-of-<N>.fits``;
         `merge_embedded` puts them together.
+    keep_pixels : bool
+        Take the table in a coadd or spec file instead, and copy the whole file with its pixels.
     overwrite, resume : bool
         Replace an output; go on where a killed run stopped, with the same bytes of data in the end.
     dry_run : bool
@@ -116,13 +122,18 @@ def embed_catalog(
     """
     begin = time.monotonic()
     part = _check_shard(shard)
-    output = _output_path(Path(catalog), output, part)
+    paths = list_paths(catalog)
+    made = not keep_pixels and are_pixels(paths)
+    output = _output_path(paths[0], output, part)
     output_format(output)
-    check_outputs([output], [catalog, images, spectra], overwrite, own=catalog)
+    check_outputs([output], [*paths, images, spectra], overwrite, own=None if made else paths[0])
     embedders = _load(model, device, precision, batch_size)
     with ExitStack() as stack:
-        table = stack.enter_context(open_table(catalog, hdu=hdu, scratch=output.parent))
-        sources = _find_sources(table, embedders[0], images, spectra, options)
+        found = open_catalogue(paths, hdu, output.parent, keep_pixels)
+        table = stack.enter_context(found.table)
+        for pixels in found.pixels.values():
+            stack.callback(pixels.close)
+        sources = _find_sources(found, embedders[0], images, spectra, options)
         _check_kept(table, sources)
         if dry_run:
             return EmbedReport(output, 0, 0, dict.fromkeys(sources, 0), {}, {}, time.monotonic() - begin)
@@ -160,7 +171,7 @@ def embed_catalog(
 
 
 def merge_embedded(
-    catalog: str | Path, output: str | Path | None, shards: int | None, *, overwrite: bool = False
+    catalog: Paths, output: str | Path | None, shards: int | None, *, overwrite: bool = False
 ) -> Path:
     """Put the finished shards of ``embed_catalog(catalog, output, shard=(i, N))`` together.
 
@@ -185,7 +196,7 @@ def merge_embedded(
     """
     if not shards or shards < 1:
         raise UsageError("--merge needs the number of parts: --shards N")
-    whole = _output_path(Path(catalog), output, None)
+    whole = _output_path(list_paths(catalog)[0], output, None)
     merge_shards([_output_path(whole, whole, (i, shards)) for i in range(shards)], whole, overwrite=overwrite)
     return whole
 
@@ -236,15 +247,22 @@ def _load(model: str | Path | Embedder, device: str, precision: str, batch_size:
 
 
 def _find_sources(
-    table: Table, embedder: Embedder, images: str | None, spectra: str | None, options: InputOptions
+    catalog: PixelCatalogue,
+    embedder: Embedder,
+    images: str | None,
+    spectra: str | None,
+    options: InputOptions,
 ) -> dict[str, PixelInputs]:
     """Return the sources by modality that the model can use; at least one."""
     sources: dict[str, PixelInputs] = {}
+    table, own = catalog
     places: tuple[tuple[Modality, str | None], ...] = (("image", images), ("spectrum", spectra))
     for modality, wanted in places:
         if wanted is not None or getattr(embedder.config, modality):
             embedder.check(modality)
-            if found := open_inputs(table, modality, wanted, embedder.image_size, options):
+            if wanted is None and modality in own:
+                sources[modality] = PixelInputs(own[modality], embedder.image_size, options)
+            elif found := open_inputs(table, modality, wanted, embedder.image_size, options):
                 sources[modality] = found
     if not sources:
         raise UsageError(

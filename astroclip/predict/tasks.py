@@ -12,6 +12,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from astroclip.data.pixel_catalogue import open_catalogue
+from astroclip.data.pixel_part import Paths, are_pixels, list_paths
 from astroclip.errors import DataError, UsageError
 from astroclip.files import check_outputs, scratch_folder
 from astroclip.predict.embed import embed_catalog
@@ -63,7 +65,7 @@ class PredictReport(NamedTuple):
 
 
 def predict_catalog(
-    catalog: str | Path,
+    catalog: Paths,
     task: str,
     output: str | Path | None = None,
     *,
@@ -93,7 +95,7 @@ def predict_catalog(
 
     Parameters
     ----------
-    catalog : str or Path
+    catalog : str or Path, or several
         A table with embeddings; without, it is embedded first, as `embedding` says, by default with the
         model that ships.
     task : str
@@ -127,18 +129,21 @@ def predict_catalog(
     DataError, UsageError, CheckpointError
         Before anything is written, if the columns, the reference, the model and the options do not fit.
     """
-    catalog = Path(catalog)
-    output = Path(output) if output else catalog.with_name(f"{catalog.name.split('.')[0]}-{task}.fits")
+    paths, given = list_paths(catalog), embedding or {}
+    made = are_pixels(paths) and not given.get("keep_pixels")
+    output = Path(output) if output else paths[0].with_name(f"{paths[0].name.split('.')[0]}-{task}.fits")
     _check_options(task, use, k, predictor, reference, vector)
     output_format(output)
-    given = embedding or {}
-    read = [catalog, reference, predictor, given.get("images"), given.get("spectra")]
-    check_outputs([output, pdf], read, overwrite, folders=[save_to], own=catalog)
+    read = [*paths, reference, predictor, given.get("images"), given.get("spectra")]
+    check_outputs([output, pdf], read, overwrite, folders=[save_to], own=None if made else paths[0])
     own = given.get("model")
     with ExitStack() as stack:
-        table = stack.enter_context(open_table(catalog, hdu=hdu, scratch=output.parent))
+        if made:
+            table = stack.enter_context(_embedded(paths, output, stack, given, hdu))
+        else:
+            table = stack.enter_context(open_catalogue(paths, hdu, output.parent, keep_pixels=True).table)
         if vector is None and not any(table.find(name) for name in EMBEDDINGS):
-            table = stack.enter_context(_embedded(table, output, stack, given, hdu))
+            table = stack.enter_context(_embedded(paths, output, stack, given, hdu, table))
         if predictor is not None:
             fitted = load_predictor(predictor, task)
         else:
@@ -169,13 +174,18 @@ def _check_options(
 
 
 def _embedded(
-    table: Table, output: Path, stack: ExitStack, options: Mapping[str, Any], hdu: str | int | None
+    paths: list[Path],
+    output: Path,
+    stack: ExitStack,
+    options: Mapping[str, Any],
+    hdu: str | int | None,
+    table: Table | None = None,
 ) -> Table:
     """Embed the catalogue into a file beside the output, which goes when all is done."""
     beside = stack.enter_context(scratch_folder(output.parent, str(output))) / "embedded.fits"
     given = {name: value for name, value in options.items() if value is not None}
-    embed_catalog(table.source, beside, hdu=hdu, **given)
-    return open_table(beside, hdu=table.hdu)
+    embed_catalog(paths, beside, hdu=hdu, **given)
+    return open_table(beside, hdu=table.hdu if table else None)
 
 
 def _model_of(table: Table) -> str:

@@ -7,8 +7,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from astroclip.data.image_sets import open_image_files
 from astroclip.data.kinds import Kind, find_kind
+from astroclip.data.pixel_sets import open_pixel_files
 from astroclip.data.pixels import Modality
 from astroclip.errors import DataError, UsageError
 from astroclip.model.inputs import NOTHING, InputOptions, ModelInputs, PixelInputs, open_inputs
@@ -74,7 +74,7 @@ def read_file(modality: Modality, name: str, size: int) -> ModelInputs:
     if not path.is_file():
         raise DataError(f"{path}: no such file")
     if modality == "image" and find_kind(path) in IMAGE_FILES:
-        pixels = open_image_files(path)
+        pixels = open_pixel_files(path, "image")
         return _read_row(PixelInputs(pixels, size, OPTIONS), len(pixels), path, row)
     with open_table(path) as table:
         inputs = open_inputs(table, modality, None, size, OPTIONS)

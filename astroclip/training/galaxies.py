@@ -15,9 +15,9 @@ from torch import Tensor
 from torch.utils.data import default_collate
 
 from astroclip.data.hdf5file import runs
-from astroclip.data.image_sets import open_image_files
 from astroclip.data.legacysurvey import ImageFolder
 from astroclip.data.pairs import Pairs, is_pairs, open_pairs, split_by_healpix
+from astroclip.data.pixel_sets import open_pixel_files
 from astroclip.data.pixels import PixelFiles
 from astroclip.errors import DataError
 from astroclip.schema import PairsKey, Split
@@ -127,7 +127,7 @@ class Galaxies:
 
 def _open(path: Path) -> Files:
     """Open galaxies in whichever format they are."""
-    return open_pairs(path) if is_pairs(path) else open_image_files(path)
+    return open_pairs(path) if is_pairs(path) else open_pixel_files(path, "image")
 
 
 def _find_parts(files: Files) -> NDArray[np.uint8]:

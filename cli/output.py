@@ -72,7 +72,7 @@ class Output:
         """Yield ``report(done, total, note)``; once the work has lasted 2 s, a bar on stderr shows it.
 
         A `note` stands where the rate would. Yields None where nobody is watching (stderr is not a terminal,
-        ``--quiet``, ``--json``). Work that never reports shows that it goes on.
+        ``--quiet``, ``--json``). Work that never reports shows that it is running.
         """
         if self._silent or not sys.stderr.isatty():
             yield None

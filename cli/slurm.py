@@ -50,14 +50,8 @@ def _slurm_options(
     dry_run: Annotated[
         bool, _option("--dry-run", help="Print the batch script without submitting it.")
     ] = False,
-) -> SlurmRequest | None:
-    """Return what was asked for, or None without --slurm."""
-    options = {
-        "partition": partition, "constraint": constraint, "account": account, "qos": qos, "time": time,
-        "mem_per_gpu": mem_per_gpu, "cpus_per_task": cpus_per_task, "setup": tuple(setup or ()),
-        "stop_before": stop_before,
-    }  # fmt: skip
-    return SlurmRequest(options, follow, dry_run) if slurm else None
+) -> None:
+    """Take the options of all commands that may run as a job."""
 
 
 def takes_slurm(command: Callable[..., None]) -> Callable[..., None]:
@@ -71,7 +65,12 @@ def takes_slurm(command: Callable[..., None]) -> Callable[..., None]:
         changed = [name for name, parameter in added.items() if said[name] != parameter.default]
         if changed and not said["slurm"]:
             raise UsageError(f"--{changed[0].replace('_', '-')} needs --slurm")
-        command(**values, slurm=_slurm_options(**said))
+        if not said.pop("slurm"):
+            command(**values, slurm=None)
+            return
+        follow, dry_run = said.pop("follow"), said.pop("dry_run")
+        options = said | {"setup": tuple(said["setup"] or ())}
+        command(**values, slurm=SlurmRequest(options, follow, dry_run))
 
     parameters = [p for name, p in own.parameters.items() if name != "slurm"] + list(added.values())
     with_slurm.__signature__ = own.replace(parameters=parameters)  # type: ignore[attr-defined]

@@ -327,9 +327,9 @@ def test_data_that_cannot_be_trained_on(pairs, tmp_path):
 def test_a_run_that_is_there_is_kept(pairs, tmp_path):
     fit(pairs, tmp_path / "run", "run.steps=1", "run.val_every=1")
     kept = (tmp_path / "run/metrics.csv").read_text()
-    with pytest.raises(UsageError, match="holds a run already"):
+    with pytest.raises(UsageError, match="holds a run already; continue it with --resume"):
         fit(pairs, tmp_path / "run")
-    with pytest.raises(UsageError, match="is of training spectrum, not clip"):
+    with pytest.raises(UsageError, match="of kind spectrum, not clip"):
         train("clip", pairs, tmp_path / "run", resume=True)
     assert (tmp_path / "run/metrics.csv").read_text() == kept
     (tmp_path / "run/mine.txt").write_text("notes")
@@ -339,7 +339,7 @@ def test_a_run_that_is_there_is_kept(pairs, tmp_path):
     (tmp_path / "other").mkdir()
     (tmp_path / "other/thesis.tex").write_text("")
     for options in ({}, {"overwrite": True}, {"resume": True}):
-        with pytest.raises(UsageError, match="holds other things than a run"):
+        with pytest.raises(UsageError, match="is not empty and holds no run"):
             fit(pairs, tmp_path / "other", **options)
 
 

@@ -38,7 +38,7 @@ class SlurmOptions:
         GPUs of each node; by default none is asked for.
     time : str
         Limit of one run: ``minutes``, ``hours:minutes:seconds`` or ``days-hours:minutes:seconds``. A job
-        that reaches it goes on in a next run.
+        that reaches it is requeued and continues.
     mem_per_gpu : str, optional
         Host memory, as ``64G``.
     cpus_per_task : int, optional

@@ -1,8 +1,7 @@
 """Evaluate the predictions of a table: score it whole and in parts, write metrics and figures."""
 
 import logging
-from collections.abc import Callable, Iterable, Mapping
-from itertools import chain
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -14,7 +13,7 @@ from astroclip.errors import DataError, UsageError
 from astroclip.evaluate.figures import draw_evaluation, draw_maps
 from astroclip.evaluate.find import find_targets, finds_retrieval
 from astroclip.evaluate.retrieval_gallery import draw_galleries, find_pixels
-from astroclip.evaluate.rows import read_rows
+from astroclip.evaluate.rows import Held, read_rows
 from astroclip.evaluate.score import Evaluation, Score, score_retrieval, score_target
 from astroclip.evaluate.splits import Splits
 from astroclip.evaluate.targets import PUBLISHED_VOTES
@@ -119,14 +118,8 @@ def evaluate_table(
                 "(astroclip predict --help), or name columns: --truth COLUMN --predicted PREFIX"
             )
         known = [target.against for target in targets if target.kind == "redshift"]
-        splits = Splits(
-            catalog,
-            magnitude,
-            snr,
-            redshift or next(iter(known), catalog.find("Z_TRUE", *redshift_names(catalog.columns))),
-            ra,
-            dec,
-        )
+        usual = catalog.find("Z_TRUE", *redshift_names(catalog.columns))
+        splits = Splits(catalog, magnitude, snr, redshift or next(iter(known), usual), ra, dec)
         check_folder(output, overwrite)
         pixels = (
             find_pixels(catalog, PixelPlaces(images, spectra, ra, dec)) if retrieves and figures else None
@@ -136,28 +129,36 @@ def evaluate_table(
         if held.pairs:
             found.append(score_retrieval(held.pairs, resamples, seed))
         _check_scored(catalog, found)
-        settings: dict[str, Any] = {
-            "unflagged": unflagged,
-            "min_votes": min_votes,
-            "resamples": resamples,
-            "seed": seed,
-        }
-        placed = {"dec": splits.position.dec.column.name} if splits.position else {}
-        settings["split by"] = splits.columns | placed
+        settings = {
+            "unflagged": unflagged, "min_votes": min_votes, "resamples": resamples, "seed": seed,
+            "split by": splits.described,
+        }  # fmt: skip
         described = {"astroclip": __version__, **_describe(catalog), "settings": settings}
         output.mkdir(parents=True, exist_ok=True)
-        drawn = [draw_evaluation(one) for one in found]
-        if kind is None:
-            drawn.append(draw_maps(held.vectors, seed, umap_rows))
-        if pixels and held.pairs and held.pairs.counts["scored"]:
-            drawn.append(draw_galleries(catalog, held.pairs.rows, found[-1].rows, pixels))
-        paths = write_figures(output, chain(*drawn)) if figures else []
+        drawn = _draw(catalog, found, held, pixels, None if kind else (seed, umap_rows)) if figures else []
+        paths = write_figures(output, drawn)
     write_yaml(output / METRICS_FILE, {**described, "evaluations": [_as_dict(one) for one in found]})
     notes = sentinel_lines(sum((target.taken for target in targets), Taken()))
     for note in notes:
         logger.info(note)
     notes += [NO_GALLERY] if retrieves and figures and not pixels else []
     return Report(str(table), found, output / METRICS_FILE, paths, notes)
+
+
+def _draw(
+    catalog: Table,
+    found: list[Evaluation],
+    held: Held,
+    pixels: PixelPlaces | None,
+    maps: tuple[int, int] | None,
+) -> Iterator[tuple[str, "Figure"]]:
+    """Yield all figures and the stems of their files; `maps` are the seed and the number of rows of maps."""
+    for one in found:
+        yield from draw_evaluation(one)
+    if maps:
+        yield from draw_maps(held.vectors, *maps)
+    if pixels and held.pairs and held.pairs.counts["scored"]:
+        yield from draw_galleries(catalog, held.pairs.rows, found[-1].rows, pixels)
 
 
 def check_folder(output: Path, overwrite: bool, name: str = METRICS_FILE) -> None:

@@ -13,12 +13,9 @@ from numpy.typing import NDArray
 from astroclip.data.pairs import is_pairs
 from astroclip.errors import UsageError
 from astroclip.model.clip import clip_logits
-from astroclip.plots import Shown
 from astroclip.plots.gallery import draw_gallery
-from astroclip.schema import TARGETID, redshift_names
-from astroclip.search.lookalike_gallery import GALLERY_SIZE
-from astroclip.search.query_pixels import PixelPlaces, check_pixels, read_pixels
-from astroclip.search.scan import read_rows
+from astroclip.search.lookalike_gallery import GALLERY_SIZE, show_galaxies
+from astroclip.search.query_pixels import PixelPlaces, check_pixels
 from astroclip.tables import Table
 
 if TYPE_CHECKING:
@@ -86,19 +83,5 @@ def draw_galleries(
                 for k, (value, place) in enumerate(zip(values, places, strict=True), 1)
             ]
             chosen += [query, *places]
-        shown = _show(table, titles, held["row"][chosen], pixels)
+        shown = show_galaxies(table, titles, held["row"][chosen].tolist(), pixels)
         yield f"retrieval-{direction.replace('_', '-')}", draw_gallery(shown)
-
-
-def _show(table: Table, titles: list[str], rows: NDArray, pixels: PixelPlaces) -> list[Shown]:
-    """Return rows of a table ready to be drawn."""
-    seen = read_pixels(table, rows.tolist(), pixels, GALLERY_SIZE)
-    target, redshift = table.find(TARGETID), table.find(*redshift_names(table.columns))
-    names = [name for name in (target, redshift) if name]
-    shown = []
-    for title, row, one in zip(titles, rows, seen, strict=True):
-        known = {name: values[0] for name, values in read_rows(table, names, np.array([row])).items()}
-        z = float(known[redshift]) if redshift else np.nan
-        who = f"   {known[target]}" if target else ""
-        shown.append(Shown(title + who, *one, z))
-    return shown

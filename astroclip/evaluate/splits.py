@@ -82,6 +82,11 @@ class Splits:
         """Names of all columns that `take` needs."""
         return [*self.columns.values(), *(self.position.columns if self.position else [])]
 
+    @property
+    def described(self) -> dict[str, str]:
+        """The columns by what they are."""
+        return self.columns | ({"dec": self.position.dec.column.name} if self.position else {})
+
     def take(self, block: Block) -> dict[str, NDArray]:
         """Return values (n,): `magnitude`, `redshift`, `snr` (NaN unknown), `half` (N, S), `flagged`."""
         held = {name: block[column] for name, column in self.columns.items()}

@@ -40,17 +40,21 @@ def describe_galaxies(
     pixels
         Where the pixels are.
     """
-    rows = rows[:GALLERY_ROWS]
     titles = [str(example) for example in examples]
     titles += [f"{rank}. cosine {value:.3f}" for rank, value in enumerate(cosine[:GALLERY_ROWS], 1)]
     asked = [example if row is None else row for example, row in zip(examples, example_rows, strict=True)]
-    places = [*asked, *rows.tolist()]
+    shown = show_galaxies(table, titles, [*asked, *rows[:GALLERY_ROWS].tolist()], pixels)
+    return [one._replace(is_example=i < len(examples)) for i, one in enumerate(shown)]
+
+
+def show_galaxies(
+    table: Table, titles: Sequence[str], places: Sequence[int | Example], pixels: PixelPlaces
+) -> list[Shown]:
+    """Return galaxies ready to be drawn: rows of a table, or examples that are files; a title for each."""
+    target, redshift = table.find(TARGETID), table.find(*redshift_names(table.columns))
+    names, shown = _facts(table), []
     seen_by_place = read_pixels(table, places, pixels, GALLERY_SIZE)
-    target = table.find(TARGETID)
-    redshift = table.find(*redshift_names(table.columns))
-    names = _facts(table)
-    shown = []
-    for i, (title, place, seen) in enumerate(zip(titles, places, seen_by_place, strict=True)):
+    for title, place, seen in zip(titles, places, seen_by_place, strict=True):
         known: dict[str, Any] = {}
         if not isinstance(place, Example):
             read = read_rows(table, names, np.array([place]))
@@ -58,7 +62,7 @@ def describe_galaxies(
         who = f"   {known[target]}" if target in known and str(known[target]) not in title else ""
         z = float(known.get(redshift, np.nan)) if redshift else np.nan
         facts = {name: _in_words(value) for name, value in known.items()}
-        shown.append(Shown(title + who, *seen, z, facts, is_example=i < len(examples)))
+        shown.append(Shown(title + who, *seen, z, facts))
     return shown
 
 

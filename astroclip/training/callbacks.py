@@ -151,7 +151,7 @@ class Checkpoints(Callback):
             path = self._folder / LAST
             raise StoppedError(
                 f"stopped at step {trainer.global_step} of {self._settings.steps} by a signal and saved as "
-                f"{path}. Go on with --resume"
+                f"{path}. Continue it with --resume"
             )
         validates = self._validates and trainer.global_step % self._settings.val_every == 0
         if not validates:  # a state saved before its validation would never be validated

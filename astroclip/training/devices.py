@@ -64,7 +64,7 @@ def find_devices(gpus: int | None, nodes: int) -> Devices:
     """
     here = torch.cuda.device_count()
     if gpus is not None and gpus > here > 0:
-        raise UsageError(f"{gpus} GPUs are asked for, there are {here} here")
+        raise UsageError(f"--gpus {gpus}: this machine has {here}")
     accelerator = "gpu" if here and gpus != 0 else "cpu"
     if (tasks := int(os.environ.get("SLURM_STEP_NUM_TASKS", "1"))) > 1:
         nodes = int(os.environ.get("SLURM_STEP_NUM_NODES", "1"))
@@ -78,10 +78,10 @@ def find_devices(gpus: int | None, nodes: int) -> Devices:
         nodes = int(os.environ["WORLD_SIZE"]) // devices
         return Devices(accelerator, devices, nodes, TorchElasticEnvironment())
     if gpus and not here:
-        raise UsageError(f"{gpus} GPUs are asked for, there is none here; --gpus 0 trains on the CPU")
+        raise UsageError(f"--gpus {gpus}: this machine has none; --gpus 0 trains on the CPU")
     if nodes > 1:
         raise UsageError(
-            f"{nodes} nodes are asked for: start one process a GPU on them with srun or torchrun, or submit "
+            f"--nodes {nodes}: start one process for each GPU on them with srun or torchrun, or submit "
             "the training with --slurm"
         )
     return Devices(accelerator, 1 if accelerator == "cpu" else gpus or here, 1, LightningEnvironment())

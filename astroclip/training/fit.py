@@ -72,9 +72,9 @@ def train(
     nodes
         Number of nodes; inside ``srun`` or ``torchrun`` they say.
     resume
-        Go on with the run, if it was begun.
+        Continue the run if it was started before.
     overwrite
-        Begin again a run that is there.
+        Restart a run that exists.
     progress
         Called with the galaxies done, those in all, and a text.
 
@@ -200,5 +200,5 @@ def _read_checkpoint(path: Path) -> dict[str, Any]:
     try:
         checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except (OSError, RuntimeError, UnpicklingError) as error:
-        raise CheckpointError(f"{path}: damaged ({error}); begin again with --overwrite") from None
+        raise CheckpointError(f"{path}: damaged ({error}); restart the run with --overwrite") from None
     return checkpoint

@@ -15,7 +15,7 @@ from astroclip.training.settings import SpectrumTraining
 
 
 class Loaders(LightningDataModule):
-    """Makes the loaders of a rank when the ranks know each other; training goes on at batch `first_batch`."""
+    """Makes the loaders of a rank when the ranks know each other; training starts at batch `first_batch`."""
 
     def __init__(self, run: Run, source: Galaxies, columns: Sequence[str], first_batch: int) -> None:
         super().__init__()

@@ -66,7 +66,7 @@ class MuonAdamW(Optimizer):
         return loss
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from a state that `state_dict` gave."""
+        """Continue from a state that `state_dict` returned."""
         super().load_state_dict(state_dict)
         self._share()
 

@@ -40,22 +40,16 @@ class Metrics:
 
     def add(self, step: int, values: Row) -> None:
         """Record values of a step, the same as the last one's or a later one."""
-        if self.rows and self.rows[-1]["step"] == step:
-            self.rows[-1] |= values
-            self._write()
-            return
-        self.rows.append({"step": step, **values})
-        if values.keys() <= set(self._columns):
-            with self._path.open("a", encoding="utf-8", newline="") as file:
-                csv.DictWriter(file, self._columns).writerow(self.rows[-1])
-        else:
-            self._write()
+        if not (self.rows and self.rows[-1]["step"] == step):
+            self.rows.append({"step": step})
+        self.rows[-1] |= values
+        self._write()
 
     def _write(self) -> None:
         """Write the file anew."""
-        self._columns = list(dict.fromkeys(["step", *(name for row in self.rows for name in row)]))
+        columns = dict.fromkeys(["step", *(name for row in self.rows for name in row)])
         with written_beside(self._path) as beside, beside.open("w", encoding="utf-8", newline="") as file:
-            writer = csv.DictWriter(file, self._columns)
+            writer = csv.DictWriter(file, list(columns))
             writer.writeheader()
             writer.writerows(self.rows)
 

@@ -28,7 +28,7 @@ from astroclip.training.settings import KINDS, Training
 SETTINGS, CHECKPOINTS, LOSS = "training.yaml", "checkpoints", "loss.png"
 OWN = (WEIGHTS, CONFIG, CARD, SETTINGS, CHECKPOINTS, METRICS, TENSORBOARD, LOSS)
 JOBS = "slurm"  # batch scripts and logs of its jobs; there before the run begins
-# Settings that may change when a run goes on: they alter no step that was made
+# Settings that may differ when a run is resumed: they change no step that was made
 FREE = {f"run.{name}" for name in ("steps", "checkpoint_every", "log_every", "wandb", "compile")}
 FREE |= {"data.workers"}
 METHODS = {
@@ -88,7 +88,7 @@ class Run:
         }
 
     def check_same(self, earlier: dict[str, Any]) -> None:
-        """Refuse to go on with a run that was begun otherwise.
+        """Refuse to resume a run that was started with other settings.
 
         Only `FREE` settings may differ; the data may lie elsewhere, but have to have as many galaxies.
 
@@ -106,8 +106,8 @@ class Run:
         ]
         if differing:
             raise UsageError(
-                f"{self.folder}: was begun otherwise: {'; '.join(differing)}. Go on with the same, or begin "
-                "another run, or this one again with --overwrite"
+                f"{self.folder}: was started with other settings: {'; '.join(differing)}. Resume it with "
+                "the same settings, start another run, or restart this one with --overwrite"
             )
 
     def begin(self, overwrite: bool) -> None:
@@ -180,22 +180,22 @@ def find_run(folder: Path, kind: str, resume: bool, overwrite: bool) -> dict[str
         If ``training.yaml`` is damaged.
     """
     if resume and overwrite:
-        raise UsageError("--resume goes on with a run, --overwrite begins it again: give one of them")
+        raise UsageError("--resume continues a run and --overwrite restarts it: give only one of them")
     if folder.exists() and not folder.is_dir():
-        raise UsageError(f"{folder}: is a file, a run needs a directory")
+        raise UsageError(f"{folder}: is a file; a run needs a directory")
     if not folder.exists() or all(path.name == JOBS for path in folder.iterdir()):
         return None
     if not (folder / SETTINGS).is_file():
-        raise UsageError(f"{folder}: holds other things than a run; give another directory")
+        raise UsageError(f"{folder}: is not empty and holds no run; give another directory")
     if overwrite:
         return None
     if not resume:
         raise UsageError(
-            f"{folder}: holds a run already; go on with --resume, or begin again with --overwrite"
+            f"{folder}: holds a run already; continue it with --resume, or restart it with --overwrite"
         )
     earlier = read_yaml(folder / SETTINGS)
     if earlier.get("training") != kind or not isinstance(earlier.get("settings"), dict):
-        raise UsageError(f"{folder}: its {SETTINGS} is of training {earlier.get('training')}, not {kind}")
+        raise UsageError(f"{folder}: its {SETTINGS} is of kind {earlier.get('training')}, not {kind}")
     return earlier
 
 

@@ -332,7 +332,10 @@ def test_results_are_not_overwritten_unasked(tmp_path, rng):
     score(path, tmp_path / "out")
     with pytest.raises(UsageError, match="exists already"):
         score(path, tmp_path / "out")
+    (tmp_path / "notes").touch()
     with pytest.raises(UsageError, match="expected a folder"):
+        score(path, tmp_path / "notes")
+    with pytest.raises(UsageError, match="is an input of this run"):
         score(path, path)
     with pytest.raises(DataError, match="no folder"):
         score(path, tmp_path / "no" / "out")

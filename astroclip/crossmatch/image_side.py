@@ -10,8 +10,8 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from astroclip.crossmatch.spectra_side import find_placed
-from astroclip.data.image_sets import open_image_files, open_image_set
 from astroclip.data.kinds import Kind, find_kind
+from astroclip.data.pixel_sets import open_pixel_files, open_pixels
 from astroclip.data.pixels import BLOCK_ROWS, Images, PixelFiles, PixelSet
 from astroclip.errors import DataError
 from astroclip.schema import BANDS, CUTOUT_SIZE, PIXSCALE, SCALE_TOLERANCE, Reason
@@ -136,7 +136,7 @@ class TablePositions:
             try:
                 who = find_placed(table, *self._names, self._epoch)
                 who.check(table)
-                self._path, self._opened = path, OpenedTable(table, who, open_image_set(table))
+                self._path, self._opened = path, OpenedTable(table, who, open_pixels(None, table, "image"))
             except BaseException:
                 table.close()
                 raise
@@ -162,7 +162,7 @@ def open_image_side(
     epoch: float = np.nan,
     scratch: Path | None = None,
 ) -> ImageSide:
-    """Open images: files of images as `open_image_files` takes them; or positions: tables.
+    """Open images: files of images as `open_pixel_files` takes them; or positions: tables.
 
     Parameters
     ----------
@@ -186,7 +186,7 @@ def open_image_side(
     kind = Kind.CATALOGUE if named else find_kind(path, "image")
     if kind in (Kind.CATALOGUE, Kind.HATS):
         return TablePositions([Path(path)], ra, dec, epoch, scratch)
-    images = open_image_files(path) if kind is not Kind.CATALOGUES else None
+    images = open_pixel_files(path, "image") if kind is not Kind.CATALOGUES else None
     if images is not None and (kind is not Kind.IMAGES or len(images.problems) < len(images.files)):
         return images
     tables = _find_tables(Path(path))

@@ -3,10 +3,8 @@
 `data.open_pixels` opens images and spectra by what `find_kind` says, `tables.open_table` catalogues.
 """
 
-import gzip
 import os
 import re
-import zlib
 from collections import Counter
 from collections.abc import Container, Sequence
 from enum import StrEnum
@@ -19,12 +17,10 @@ from astroclip.data.pairs import is_pairs
 from astroclip.data.pixels import Modality
 from astroclip.errors import DataError
 from astroclip.schema import PairsKey
-from astroclip.tables import is_hats
+from astroclip.tables import TableFormat, find_format, is_hats
 
 HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
 PICTURE_SIGNATURES = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff")
-TABLE_SIGNATURES = (b"PAR1", b"# %ECSV", b"<?xml", b"<VOTABLE")
-TABLE_SUFFIXES = (".parquet", ".csv", ".tsv", ".ecsv", ".vot", ".votable", ".xml")
 MODEL_FILES = ("config.yaml", "model.safetensors")
 HUGGING_FACE_FILES = ("dataset_dict.json", "state.json")  # of pairs saved by save_to_disk
 PROBED = 5  # files of a folder that are opened where their names do not tell what they are
@@ -120,32 +116,21 @@ def find_kind(path: str | Path, modality: Modality | None = None) -> Kind:
         return _folder_kind(source, modality)
     if not source.is_file():
         raise DataError(f"{path}: no such file or folder")
-    begin = _first_bytes(source)
+    with source.open("rb") as file:
+        begin = file.read(8)
     if begin == HDF5_SIGNATURE:
         return _hdf5_kind(source)
-    if begin.startswith(b"SIMPLE"):
-        return _fits_kind(source)
     if begin.startswith(PICTURE_SIGNATURES):
         return Kind.PICTURE
-    if begin.startswith(TABLE_SIGNATURES) or source.name.lower().removesuffix(".gz").endswith(TABLE_SUFFIXES):
+    form = find_format(source)
+    if form is TableFormat.FITS:
+        return _fits_kind(source)
+    if form is not None:
         return Kind.CATALOGUE
     raise DataError(
         f"{path}: expected FITS, HDF5, Parquet, CSV, ECSV, VOTable, PNG or JPEG, or a folder of these or a "
         "model's"
     )
-
-
-def _first_bytes(path: Path) -> bytes:
-    """Return the first 8 bytes of a file, unpacked if it is gzipped."""
-    with path.open("rb") as file:
-        begin = file.read(8)
-    if not begin.startswith(b"\x1f\x8b"):
-        return begin
-    try:
-        with gzip.open(path) as unpacked:
-            return unpacked.read(8)
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise DataError(f"{path}: cut short or damaged gzip file ({error}). Copy the file again") from None
 
 
 def _fits_kind(path: Path) -> Kind:

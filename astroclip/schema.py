@@ -15,6 +15,10 @@ BANDS = ("g", "r", "z")
 PIXSCALE = 0.262  # arcsec/px
 SCALE_TOLERANCE = 0.01  # relative difference below which a pixel scale is the survey's
 IMAGE_UNIT = "nanomaggy"  # AB, mag = 22.5 - 2.5 log10(flux)
+# the stretch of the Legacy Survey viewer: Lupton et al. 2004 (PASP 116, 133) with these numbers
+STRETCH_SCALE = (6.0, 3.4, 2.2)  # g, r, z: multiplies nanomaggies
+STRETCH_M = 0.03  # added to scaled nanomaggies, lifts the sky above black
+STRETCH_Q = 20.0  # softening
 CUTOUT_SIZE = 152  # px, as stored by Stein et al. 2021 and by the released pairs
 
 # --- spectra: DESI coadds (https://desidatamodel.readthedocs.io, desispec coadd) ------------------------

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from astroclip.errors import UsageError
+from astroclip.schema import PIXSCALE
 
 from .options import (
     Catalog,
@@ -18,6 +19,7 @@ from .options import (
     MaxBad,
     Model,
     Overwrite,
+    Pixscale,
     Precision,
     Ra,
     Resample,
@@ -43,6 +45,7 @@ def embed(
     max_bad: MaxBad = 0.1,
     radius_arcsec: MatchRadius = 1.0,
     resample: Resample = False,
+    pixscale: Pixscale = PIXSCALE,
     device: Device = "auto",
     precision: Precision = "auto",
     batch_size: Annotated[str, typer.Option(help="Number of galaxies in a forward pass, or auto.")] = "auto",
@@ -77,7 +80,8 @@ def embed(
         "hdu": hdu, "device": device, "precision": precision, "batch_size": batch_size, "shard": part,
         "keep_pixels": keep_pixels, "overwrite": overwrite, "resume": resume,
         "options": {
-            "max_bad": max_bad, "radius_arcsec": radius_arcsec, "resample": resample, "ra": ra, "dec": dec,
+            "max_bad": max_bad, "radius_arcsec": radius_arcsec, "resample": resample,
+            "pixscale": pixscale, "ra": ra, "dec": dec,
         },
     }  # fmt: skip
     if slurm:

@@ -30,12 +30,16 @@ MatchRadius = Annotated[
 Resample = Annotated[
     bool, typer.Option("--resample", help="Resample images at another pixel scale to 0.262 arcsec/px.")
 ]
+Pixscale = Annotated[
+    float,
+    typer.Option(help="Pixel scale in arcsec/px of images that do not state theirs, such as PNG and JPEG."),
+]
 Images = Annotated[
     str | None,
     typer.Option(
-        help="Image source: a vector column; a file or folder of images (FITS, HDF5 of Stein et al. or "
-        "Multimodal Universe); ls-dr9, ls-dr9-north, ls-dr9-south or ls-dr10 to fetch cut-outs. "
-        "Default: column IMAGE."
+        help="Image source: a vector column; a file or folder of images (FITS, PNG or JPEG of the viewer, "
+        "HDF5 of Stein et al. or Multimodal Universe); ls-dr9, ls-dr9-north, ls-dr9-south or ls-dr10 to "
+        "fetch cut-outs. Default: column IMAGE."
     ),
 ]
 Spectra = Annotated[

@@ -8,6 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
+from astroclip.schema import PIXSCALE
+
 from .options import (
     Catalog,
     Dec,
@@ -18,6 +20,7 @@ from .options import (
     MatchRadius,
     MaxBad,
     Overwrite,
+    Pixscale,
     Precision,
     Ra,
     Resample,
@@ -29,7 +32,7 @@ from .output import output as out
 
 app = typer.Typer(no_args_is_help=True)
 
-TOLERANCES = ("max_bad", "radius_arcsec", "resample", "ra", "dec")  # of `InputOptions`
+TOLERANCES = ("max_bad", "radius_arcsec", "resample", "pixscale", "ra", "dec")  # of `InputOptions`
 EMBEDDING = ("model", "images", "spectra", *TOLERANCES, "device", "precision", "keep_pixels")
 Label = Annotated[
     str | None, typer.Option(help="Label column of the reference. Default: found by its usual names.")
@@ -86,6 +89,7 @@ def _options(
     max_bad: MaxBad = 0.1,
     radius_arcsec: MatchRadius = 1.0,
     resample: Resample = False,
+    pixscale: Pixscale = PIXSCALE,
     ra: Ra = None,
     dec: Dec = None,
     device: Device = "auto",

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from astroclip.crossmatch.spectra_side import find_placed
 from astroclip.data.kinds import Kind, find_kind
+from astroclip.data.pictures import PictureFolder
 from astroclip.data.pixel_sets import open_pixel_files, open_pixels
 from astroclip.data.pixels import BLOCK_ROWS, Images, PixelFiles, PixelSet
 from astroclip.errors import DataError
@@ -187,6 +188,11 @@ def open_image_side(
     if kind in (Kind.CATALOGUE, Kind.HATS):
         return TablePositions([Path(path)], ra, dec, epoch, scratch)
     images = open_pixel_files(path, "image") if kind is not Kind.CATALOGUES else None
+    if isinstance(images, PictureFolder):
+        raise DataError(
+            f"{path}: PNG and JPEG are stretched, and pairs hold nanomaggies. Fetch FITS cut-outs of them "
+            "(ls-dr9), or name a catalogue of positions"
+        )
     if images is not None and (kind is not Kind.IMAGES or len(images.problems) < len(images.files)):
         return images
     tables = _find_tables(Path(path))

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from astroclip.data.lookup import FILE
 from astroclip.data.targetid import encode_targetid
 from astroclip.schema import TARGETID
 from astroclip.tables.identity import Who
@@ -26,7 +27,7 @@ class FileNames(NamedTuple):
     text
         (n,) the identifier as it is written, "" where there is none.
     who
-        TARGETID, which RELEASE-BRICKID-OBJID is encoded to, and position.
+        TARGETID, which RELEASE-BRICKID-OBJID is encoded to, the name itself as FILE, and position.
     """
 
     text: NDArray[np.str_]
@@ -43,8 +44,11 @@ def read_names(files: Sequence[Path]) -> FileNames:
     stems = [_SUFFIX.sub("", path.name) for path in files]
     text = [found[1] if (found := _ID.search(stem)) else "" for stem in stems]
     places = np.array([_position(stem) for stem in stems], float).reshape(-1, 2)
-    who = Who({TARGETID: np.array([_targetid(one) for one in text], np.int64)}, places[:, 0], places[:, 1])
-    return FileNames(np.array(text, str), who)
+    ids = {
+        TARGETID: np.array([_targetid(one) for one in text], np.int64),
+        FILE: np.array([path.name for path in files], str),
+    }
+    return FileNames(np.array(text, str), Who(ids, places[:, 0], places[:, 1]))
 
 
 def _targetid(text: str) -> int:

@@ -17,9 +17,11 @@ from astroclip.data.filenames import read_names
 from astroclip.data.fitsfile import FitsFile
 from astroclip.data.imagefile import BRICK_NAME, ImageLayout, ImageReader, find_layout
 from astroclip.data.lookup import RowLookup, choose_best
+from astroclip.data.pictures import PICTURE_SUFFIXES, PictureFolder, find_pictures, is_picture, open_pictures
 from astroclip.data.pixels import (
     BLOCK_ROWS,
     BY_BRICK,
+    BY_FILE,
     BY_POSITION,
     BY_TARGETID,
     How,
@@ -105,7 +107,7 @@ class ImageFolder:
     """
 
     modality: Modality = "image"
-    found_by: tuple[str, ...] = (BY_TARGETID, BY_BRICK, BY_POSITION)
+    found_by: tuple[str, ...] = (BY_TARGETID, BY_BRICK, BY_FILE, BY_POSITION)
 
     def __init__(self, name: str, files: list[Path]) -> None:
         self.name, self.files = name, files
@@ -253,8 +255,10 @@ def find_circles(
     return np.concatenate(rows), np.concatenate(circles)
 
 
-def open_images(path: str | Path) -> ImageFolder:
+def open_images(path: str | Path) -> ImageFolder | PictureFolder:
     """Index a file, or all .fits, .fits.gz and .fits.fz files under a folder, reading headers only.
+
+    A file that is a PNG or JPEG picture, and a folder of those without FITS, are opened as pictures.
 
     Of a brick's one-file-a-band set only the ``-image-g`` file is listed; it stands for all. Files of a
     folder that are not images in g, r, z are listed in `ImageFolder.problems`.
@@ -267,6 +271,8 @@ def open_images(path: str | Path) -> ImageFolder:
     """
     root = Path(path)
     name = f"images of {root.name}"
+    if root.is_file() and is_picture(root):
+        return open_pictures(root)
     if root.is_file():
         FitsFile(root).close()  # a file of a folder is found damaged when it is read
         images = ImageFolder(name, [root])
@@ -278,6 +284,9 @@ def open_images(path: str | Path) -> ImageFolder:
     files = sorted(p for p in root.rglob("*.fits*") if p.name.endswith(SUFFIXES) and p.is_file())
     bricks = {p: BRICK_NAME.fullmatch(p.name) for p in files}
     files = [p for p, brick in bricks.items() if brick is None or brick.group(2, 3) == ("image", BANDS[0])]
+    if not files and find_pictures(root):
+        return open_pictures(root)
     if not files:
-        raise DataError(f"{root}: no image file below it. Expected names ending in {', '.join(SUFFIXES)}")
+        expected = ", ".join((*SUFFIXES, *PICTURE_SUFFIXES))
+        raise DataError(f"{root}: no image file below it. Expected names ending in {expected}")
     return ImageFolder(name, files)

@@ -1,6 +1,7 @@
 """Rows of a set of pixels found by identifiers or by position: one index for images and spectra."""
 
 from collections.abc import Iterator, Mapping
+from pathlib import PurePath
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -13,7 +14,7 @@ from astroclip.tables.identity import Who
 
 BRICK = ("RELEASE", "BRICKID", "OBJID")
 FIBER = ("PLATE", "MJD", "FIBERID")
-CATALOGID, OBJECT_ID = "CATALOGID", "OBJECT_ID"
+CATALOGID, OBJECT_ID, FILE = "CATALOGID", "OBJECT_ID", "FILE"
 # what tells rows of one identifier apart, where both the row and the pixels have it
 NARROWED_BY = {TARGETID: ("SURVEY", "PROGRAM", "HEALPIX"), CATALOGID: ("FIELD", "MJD")}
 Values = NDArray[np.int64] | NDArray[np.str_]
@@ -31,8 +32,9 @@ class RowLookup:
     ids
         (N,) each, by the names of `Who.ids`: numbers, -1 where missing; texts, "" where missing. Rows are
         found by TARGETID, or RELEASE, BRICKID, OBJID, which it encodes; by PLATE, MJD, FIBERID; by CATALOGID;
-        by OBJECT_ID: the first of these that finds something. SURVEY, PROGRAM and HEALPIX tell rows of one
-        TARGETID apart, FIELD and MJD those of one CATALOGID, where neither side's value is missing.
+        by OBJECT_ID; by the name in FILE, whatever folders come before it: the first of these that finds
+        something. SURVEY, PROGRAM and HEALPIX tell rows of one TARGETID apart, FIELD and MJD those of one
+        CATALOGID, where neither side's value is missing.
     ra, dec
         (N,) ICRS degrees; a row whose position is not finite is found by its identifiers only. Without them
         all are.
@@ -161,6 +163,8 @@ def _keys(ids: Mapping[str, NDArray]) -> Iterator[tuple[str, Values]]:
         yield CATALOGID, np.asarray(ids[CATALOGID], np.int64)
     if OBJECT_ID in ids:
         yield OBJECT_ID, np.asarray(ids[OBJECT_ID], str)
+    if FILE in ids:
+        yield FILE, np.array([PurePath(name).name for name in ids[FILE]], str)
 
 
 def _fill(match: Match, how: How, row: NDArray[np.int64], several: NDArray[np.bool_]) -> None:

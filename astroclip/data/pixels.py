@@ -23,6 +23,7 @@ BY_TARGETID = "TARGETID"
 BY_BRICK = "RELEASE, BRICKID, OBJID"
 BY_FIBER = "PLATE, MJD, FIBERID"
 BY_POSITION = "position"
+BY_FILE = "FILE"
 
 
 class Images(NamedTuple):

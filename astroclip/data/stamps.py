@@ -17,10 +17,15 @@ def centre_stamps(images: NDArray, size: int) -> NDArray[np.float32]:
     The centre of an even image is the corner between its four middle pixels. Where the parities of `size` and
     the image differ, the stamp is half a pixel off, to the lower left.
     """
+    return mark_unobserved(cut_centre(images, size))
+
+
+def cut_centre(images: NDArray, size: int) -> NDArray[np.float32]:
+    """Return the centre of images (n, 3, H, W) as it is: (n, 3, size, size), NaN outside."""
     height, width = images.shape[2:]
     y, x = (height - size) // 2, (width - size) // 2
     a, b, c, d = max(y, 0), min(y + size, height), max(x, 0), min(x + size, width)
-    part = mark_unobserved(images[:, :, a:b, c:d].astype(np.float32, copy=False))
+    part = images[:, :, a:b, c:d].astype(np.float32, copy=False)
     if part.shape[2:] == (size, size):
         return part
     stamps = np.full((*images.shape[:2], size, size), np.nan, np.float32)
@@ -36,13 +41,19 @@ def mark_unobserved(images: NDArray[np.float32]) -> NDArray[np.float32]:
     The input is not modified.
     """
     zero = images == 0
-    number = zero.sum(axis=(2, 3))
-    if not number.any():
+    if not zero.any():
         return images
-    unobserved = np.repeat(zero.all(axis=1, keepdims=True), zero.shape[1], axis=1)
-    for i, band in np.argwhere(number >= UNOBSERVED_AREA):
-        unobserved[i, band] |= _large_areas(zero[i, band])
+    unobserved = find_areas(zero)
+    unobserved |= zero.all(axis=1, keepdims=True)
     return np.where(unobserved, np.float32(np.nan), images)
+
+
+def find_areas(pixels: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Return those of the pixels (n, 3, H, W) that lie in an area of at least `UNOBSERVED_AREA` of a band."""
+    found = np.zeros_like(pixels)
+    for i, band in np.argwhere(pixels.sum(axis=(2, 3)) >= UNOBSERVED_AREA):
+        found[i, band] = _large_areas(pixels[i, band])
+    return found
 
 
 def find_missing_bands(images: NDArray[np.float32]) -> NDArray[np.bool_]:
@@ -53,10 +64,7 @@ def find_missing_bands(images: NDArray[np.float32]) -> NDArray[np.bool_]:
     """
     lost = ~np.isfinite(images)
     lost &= ~lost.all(axis=1, keepdims=True)
-    missing = lost.sum(axis=(2, 3)) >= UNOBSERVED_AREA
-    for i, band in np.argwhere(missing):
-        missing[i, band] = _large_areas(lost[i, band]).any()
-    return missing
+    return np.logical_or.reduce(find_areas(lost), axis=(2, 3))
 
 
 def _large_areas(pixels: NDArray[np.bool_]) -> NDArray[np.bool_]:

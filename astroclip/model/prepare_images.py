@@ -15,11 +15,10 @@ from torch import Tensor
 from astroclip.errors import DataError
 from astroclip.model.prepare_spectra import as_float32
 from astroclip.schema import PIXSCALE
+from astroclip.schema import STRETCH_M as M
+from astroclip.schema import STRETCH_Q as Q
+from astroclip.schema import STRETCH_SCALE as SCALE
 
-# The stretch of the Legacy Survey viewer: Lupton et al. 2004 (PASP 116, 133) with these numbers.
-SCALE = (6.0, 3.4, 2.2)  # g, r, z: multiplies nanomaggies
-M = 0.03  # added to scaled nanomaggies, lifts the sky above black
-Q = 20.0  # softening
 STRETCHED_SKY = math.asinh(Q * M) / math.sqrt(Q)  # 0 nanomaggies in all bands
 
 _BLOCK = (

@@ -25,10 +25,11 @@ KEYS: tuple[dict[str, tuple[str, ...]], ...] = (
     {"FIELD": ("FIELD",), "MJD": ("MJD",), "CATALOGID": ("CATALOGID",)},
     {"CATALOGID": ("CATALOGID",)},
     {"OBJECT_ID": ("OBJECT_ID",)},
+    {"FILE": ("FILE", "FILENAME", "FILE_NAME", "IMAGE_FILE", "PNG_LOC")},
 )
 # what tells apart the spectra of one TARGETID, as far as a table has them
 WITH_TARGETID = {"SURVEY": ("SURVEY",), "PROGRAM": ("PROGRAM",), "HEALPIX": ("HEALPIX", "HPXPIXEL")}
-TEXTS = ("SURVEY", "PROGRAM")  # the others are integers, OBJECT_ID is either
+TEXTS = ("SURVEY", "PROGRAM", "FILE")  # the others are integers, OBJECT_ID is either
 _BLOCK = 1 << 18  # rows that are checked at a time
 
 
@@ -39,8 +40,8 @@ class Who(NamedTuple):
     ----------
     ids
         By name, (n,) each, those that the table has: TARGETID, SURVEY, PROGRAM, HEALPIX, RELEASE, BRICKID,
-        OBJID, PLATE, MJD, FIBERID, FIELD, CATALOGID, OBJECT_ID. Integers are int64, -1 where missing; texts
-        are str, "" where missing.
+        OBJID, PLATE, MJD, FIBERID, FIELD, CATALOGID, OBJECT_ID, FILE. Integers are int64, -1 where missing;
+        texts are str, "" where missing.
     ra, dec
         (n,) ICRS degrees; NaN where missing or not on the sky, and in a table without positions.
     """

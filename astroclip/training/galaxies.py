@@ -17,6 +17,7 @@ from torch.utils.data import default_collate
 from astroclip.data.hdf5file import runs
 from astroclip.data.legacysurvey import ImageFolder
 from astroclip.data.pairs import Pairs, is_pairs, open_pairs, split_by_healpix
+from astroclip.data.pictures import PictureFolder
 from astroclip.data.pixel_sets import open_pixel_files
 from astroclip.data.pixels import PixelFiles
 from astroclip.errors import DataError
@@ -127,7 +128,15 @@ class Galaxies:
 
 def _open(path: Path) -> Files:
     """Open galaxies in whichever format they are."""
-    return open_pairs(path) if is_pairs(path) else open_pixel_files(path, "image")
+    if is_pairs(path):
+        return open_pairs(path)
+    images = open_pixel_files(path, "image")
+    if isinstance(images, PictureFolder):
+        raise DataError(
+            f"{path}: PNG and JPEG are stretched already, and training stretches nanomaggies. Fetch FITS "
+            "cut-outs of them"
+        )
+    return images
 
 
 def _find_parts(files: Files) -> NDArray[np.uint8]:

@@ -18,7 +18,7 @@ from astroclip.data.describe.file_report import (
 )
 from astroclip.data.hdf5file import Hdf5File
 from astroclip.data.imagefile import ImageLayout, ImageReader
-from astroclip.data.legacysurvey import open_images
+from astroclip.data.legacysurvey import ImageFolder, open_images
 from astroclip.data.stein import open_stein
 from astroclip.data.targetid import encode_targetid
 from astroclip.schema import BANDS, CUTOUT_SIZE, PIXSCALE, SCALE_TOLERANCE
@@ -53,6 +53,8 @@ def describe_image(path: Path, kind: str) -> FileReport:
 def describe_images(path: Path, kind: str) -> FileReport:
     """Describe the images below a folder by their headers; pixels are not read."""
     folder, sky = open_images(path), SkyRange()
+    if not isinstance(folder, ImageFolder):
+        return FileReport(path, kind, len(folder), [], {"files": len(folder), "format": "PNG or JPEG"}, [])
     lost = {file for file, _ in folder.problems}
     usable = np.array([file not in lost for file in folder.files], bool)
     located = usable & np.isfinite(folder.ra)

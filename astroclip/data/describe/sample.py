@@ -16,7 +16,7 @@ from astroclip.data.desi import find_coadds, open_coadd, read_redrock, redrock_p
 from astroclip.data.grid import NODATA, stack_spectra
 from astroclip.data.imagefile import ImageReader
 from astroclip.data.kinds import Kind, find_kind
-from astroclip.data.legacysurvey import open_images
+from astroclip.data.legacysurvey import ImageFolder, open_images
 from astroclip.data.multimodal_images import open_multimodal_images
 from astroclip.data.multimodal_spectra import open_multimodal_spectra
 from astroclip.data.pairs import open_pairs
@@ -200,6 +200,8 @@ def _from_image(path: Path, n: int, rng: np.random.Generator) -> Sample:
 def _from_images(path: Path, n: int, rng: np.random.Generator) -> Sample:
     """Read the centres of images of a folder."""
     folder = open_images(path)
+    if not isinstance(folder, ImageFolder):
+        raise UsageError(f"{path}: PNG and JPEG are pictures already")
     usable = np.flatnonzero(folder.shape[:, 0] > 0)
     chosen = _draw(rng, usable, n).tolist()
     size = min(CUTOUT_SIZE, int(folder.shape[chosen].min()))

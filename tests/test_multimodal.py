@@ -31,7 +31,7 @@ def test_spectra_by_row(spectra_folder):
     source = open_multimodal_spectra(path)
     assert len(source) == 5
     assert source.first.tolist() == [0, 3, 5]
-    assert source.object_id.tolist() == ["39627866878511337", "5", "6", "7", "8"]
+    assert source.who.ids["OBJECT_ID"].tolist() == ["39627866878511337", "5", "6", "7", "8"]
     wanted = [4, 0, 3, 0]
     spectra = source.read(wanted)
     good = ~truth["spectrum_mask"][wanted]
@@ -190,7 +190,7 @@ def test_unusable_files(spectra_folder):
     source = open_multimodal_spectra(path)
     assert [p.name for p, _ in source.problems] == ["a.hdf5", "001-of-001.hdf5"]
     assert "cut short" in source.problems[1][1]
-    assert source.object_id.tolist() == ["7", "8"]
+    assert source.who.ids["OBJECT_ID"].tolist() == ["7", "8"]
     (path / "empty").mkdir()
     with pytest.raises(DataError, match="no file below it is called"):
         open_multimodal_spectra(path / "empty")

@@ -12,8 +12,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from astroclip.data.desi import Coadd, find_coadds, open_coadd, read_targets_of
 from astroclip.data.grid import stack_spectra
+from astroclip.data.pixel_rows import IndexedFiles, OwnRows
 from astroclip.data.pixels import BLOCK_ROWS, BY_POSITION, BY_TARGETID, Spectra
-from astroclip.data.spectrum_set import OwnSpectra, SpectrumFiles
 from astroclip.errors import DataError
 from astroclip.tables.identity import Who
 
@@ -54,7 +54,7 @@ class OpenCoadds:
             self._open.popitem()[1].close()
 
 
-class CoaddFiles(SpectrumFiles):
+class CoaddFiles(IndexedFiles[Spectra]):
     """Targets in files of DESI spectra, found by TARGETID, SURVEY, PROGRAM and HEALPIX, else by position.
 
     Repeated exposures of a target in one file, as in spectra-*.fits, are one spectrum, combined by inverse
@@ -86,15 +86,15 @@ class CoaddFiles(SpectrumFiles):
         number = np.asarray(rows, np.int64)
         return super().locate(number)[0], np.append(self._row, -1)[number].astype(np.int64)
 
-    def _read(self, rows: NDArray[np.int64]) -> Spectra:
-        return stack_spectra(self._coadds.get(path).read_targets(at) for path, at in self._by_file(rows))
+    def _read(self, rows: NDArray[np.int64], size: int) -> Spectra:  # noqa: ARG002
+        return stack_spectra(self._coadds.get(path).read_targets(at) for path, at in self.by_file(rows))
 
     def close(self) -> None:
         """Close the files that are open."""
         self._coadds.close()
 
 
-class CoaddRows(OwnSpectra):
+class CoaddRows(OwnRows[Spectra]):
     """The spectra of one file of DESI spectra, row by row: its FIBERMAP is the table, or it has none.
 
     Attributes
@@ -115,7 +115,7 @@ class CoaddRows(OwnSpectra):
         """Whether the file has TARGETIDs."""
         return bool((self._coadd.targetid >= 0).any())
 
-    def _read(self, rows: NDArray[np.int64]) -> Spectra:
+    def _read(self, rows: NDArray[np.int64], size: int) -> Spectra:  # noqa: ARG002
         return self._coadd.read(rows)
 
     def blocks(self, rows: int = BLOCK_ROWS) -> Iterator[Who]:

@@ -17,8 +17,8 @@ from numpy.typing import ArrayLike, NDArray
 from astroclip.data.coadd_sets import OpenCoadds
 from astroclip.data.desi import Coadd
 from astroclip.data.grid import NODATA, stack_spectra
+from astroclip.data.pixel_rows import PixelRows
 from astroclip.data.pixels import How, Match, Spectra
-from astroclip.data.spectrum_set import SpectrumSet
 from astroclip.errors import DataError
 from astroclip.schema import N_WAVE, TARGETID, desi_wave
 from astroclip.tables.identity import Who
@@ -196,7 +196,7 @@ def _visit(
     return status, problems
 
 
-class CoaddTree(SpectrumSet):
+class CoaddTree(PixelRows[Spectra]):
     """The spectra of a release, each in the file its SURVEY, PROGRAM and HEALPIX tell, found by TARGETID.
 
     Nothing is indexed: opening takes no longer for 28 million spectra than for ten. Rows of files get their
@@ -236,7 +236,7 @@ class CoaddTree(SpectrumSet):
             self._total += rows
         return self._first[path]
 
-    def _read(self, rows: NDArray[np.int64]) -> Spectra:
+    def _read(self, rows: NDArray[np.int64], size: int) -> Spectra:  # noqa: ARG002
         files, first = list(self._first), np.array([*self._first.values()], np.int64)
         file = np.searchsorted(first, rows, side="right") - 1
         return stack_spectra(

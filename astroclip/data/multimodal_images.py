@@ -6,49 +6,34 @@ Shapes: N rows of all files, m rows asked for.
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from astroclip.data.hdf5file import Hdf5File, find_hdf5
 from astroclip.data.multimodal import IMAGE, PATTERNS, MultimodalFiles
 from astroclip.data.pixels import Images, Modality
 from astroclip.data.stamps import centre_stamps
 from astroclip.errors import DataError
-from astroclip.schema import BANDS, CUTOUT_SIZE, PIXSCALE
+from astroclip.schema import BANDS, PIXSCALE
 
 DR10_BANDS = ("g", "r", "i", "z")  # planes of an image where the file does not name them
 
 
-class MultimodalImages(MultimodalFiles):
+class MultimodalImages(MultimodalFiles[Images]):
     """Legacy Survey DR10 images of Multimodal Universe files (use `open_multimodal_images`).
 
-    Not for several threads.
+    A stamp is the centre of the stored image. A pixel is NaN as `stamps.centre_stamps` says, and where its
+    inverse variance is 0. `image_mask` is not used: its meaning changed between versions of these files. A
+    file without g, r, z, or at another scale than 0.262 arcsec/px, cannot be read. Not for several threads.
     """
 
     modality: Modality = "image"
 
-    def read(
-        self,
-        rows: ArrayLike,
-        ra: ArrayLike | None = None,  # noqa: ARG002 - the centre of an image is its object
-        dec: ArrayLike | None = None,  # noqa: ARG002
-        size: int = CUTOUT_SIZE,
-    ) -> Images:
-        """Read stamps by row number, in any order, repeated ones too: the centres of the stored images.
-
-        A pixel is NaN as `stamps.centre_stamps` says, and where its inverse variance is 0. `image_mask` is
-        not used: its meaning changed between versions of these files.
-
-        Raises
-        ------
-        DataError
-            If a file is damaged, has no g, r, z, or is not at 0.262 arcsec/px.
-        """
-        unique, inverse = np.unique(np.asarray(rows, np.int64), return_inverse=True)
-        stamps = np.full((len(unique), len(BANDS), size, size), np.nan, np.float32)
-        for path, inside, at in self.by_file(unique):
+    def _read(self, rows: NDArray[np.int64], size: int) -> Images:
+        parts = [np.zeros((0, len(BANDS), size, size), np.float32)]
+        for path, inside in self.by_file(rows):
             with Hdf5File(path) as h5:
-                stamps[at] = _read_stamps(h5, inside, size)
-        return Images(stamps[inverse], np.full(len(inverse), PIXSCALE))
+                parts.append(_read_stamps(h5, inside, size))
+        return Images(np.concatenate(parts), np.full(len(rows), PIXSCALE))
 
 
 def open_multimodal_images(path: str | Path) -> MultimodalImages:

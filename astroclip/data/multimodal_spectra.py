@@ -11,42 +11,25 @@ from numpy.typing import ArrayLike, NDArray
 from astroclip.data.grid import clean_spectra, combine_arms, place_arm, stack_spectra
 from astroclip.data.hdf5file import Hdf5File, find_hdf5
 from astroclip.data.multimodal import PATTERNS, SPECTRUM, MultimodalFiles
-from astroclip.data.pixels import Modality, Spectra
+from astroclip.data.pixels import Spectra
 from astroclip.errors import DataError
-from astroclip.schema import CUTOUT_SIZE, N_WAVE, desi_wave
+from astroclip.schema import N_WAVE, desi_wave
 
 
-class MultimodalSpectra(MultimodalFiles):
-    """Spectra of Multimodal Universe files (use `open_multimodal_spectra`).
+class MultimodalSpectra(MultimodalFiles[Spectra]):
+    """Spectra of Multimodal Universe files (use `open_multimodal_spectra`), each on its own grid.
 
-    Not for several threads.
+    A pixel is bad where `spectrum_mask` is not 0. There is none where `spectrum_lambda` is not positive:
+    behind the end of a shorter spectrum. Without `spectrum_lambda` the grid is DESI's. Not for several
+    threads.
     """
 
-    modality: Modality = "spectrum"
-
-    def read(
-        self,
-        rows: ArrayLike,
-        ra: ArrayLike | None = None,  # noqa: ARG002 - as `PixelSet.read` of images
-        dec: ArrayLike | None = None,  # noqa: ARG002
-        size: int = CUTOUT_SIZE,  # noqa: ARG002
-    ) -> Spectra:
-        """Read spectra by row number, in any order, repeated ones too, each on its own grid.
-
-        A pixel is bad where `spectrum_mask` is not 0. There is none where `spectrum_lambda` is not positive:
-        behind the end of a shorter spectrum. Without `spectrum_lambda` the grid is DESI's.
-
-        Raises
-        ------
-        DataError
-            If a file is damaged, or its datasets differ in length.
-        """
-        unique, inverse = np.unique(np.asarray(rows, np.int64), return_inverse=True)
+    def _read(self, rows: NDArray[np.int64], size: int) -> Spectra:  # noqa: ARG002
         parts = []
-        for path, inside, _ in self.by_file(unique):  # rows ascend through the files
+        for path, inside in self.by_file(rows):
             with Hdf5File(path) as h5:
                 parts.append(_read_spectra(h5, inside))
-        return stack_spectra(parts).take(inverse)
+        return stack_spectra(parts)
 
     def read_redshifts(self, rows: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
         """Return redshift (NaN where a file has none) and whether it is good, of rows by number.
@@ -56,7 +39,10 @@ class MultimodalSpectra(MultimodalFiles):
         """
         unique, inverse = np.unique(np.asarray(rows, np.int64), return_inverse=True)
         redshift, good = np.full(len(unique), np.nan), np.zeros(len(unique), bool)
-        for path, inside, at in self.by_file(unique):
+        done = 0
+        for path, inside in self.by_file(unique):
+            at = slice(done, done + len(inside))
+            done = at.stop
             with Hdf5File(path) as h5:
                 if "Z" in h5:
                     redshift[at] = h5.read_rows("Z", inside)

@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from astroclip.data.grid import combine_arms, place_arm, stack_spectra
+from astroclip.data.pixel_rows import OwnRows
 from astroclip.data.pixels import Spectra
 from astroclip.data.spectrum_columns import make_spectra, read_stretches
 from astroclip.data.spectrum_fields import SpectrumParts, find_flux, find_parts
-from astroclip.data.spectrum_set import OwnSpectra
 from astroclip.errors import DataError
 from astroclip.tables import Table
 
@@ -21,7 +21,7 @@ ARMS_OVERLAP = 0.5  # of the shorter one's range: two that share more are not ar
 PROBED_ROWS = 16  # that tell whether columns are arms
 
 
-class NestedSpectra(OwnSpectra):
+class NestedSpectra(OwnRows[Spectra]):
     """Spectra in nested columns of HATS and Multimodal Universe tables; fields as in `spectrum_fields`.
 
     Several columns are arms of one spectrum, combined by inverse variance.
@@ -66,7 +66,7 @@ class NestedSpectra(OwnSpectra):
                     f"{a[0]:.0f}-{a[1]:.0f} and {b[0]:.0f}-{b[1]:.0f} Angstrom. Say which: --spectra {one}"
                 )
 
-    def _read(self, rows: NDArray[np.int64]) -> Spectra:
+    def _read(self, rows: NDArray[np.int64], size: int) -> Spectra:  # noqa: ARG002
         arms = list(self._read_arms(rows).values())
         if len(arms) == 1:
             return arms[0]

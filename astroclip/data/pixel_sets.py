@@ -15,8 +15,7 @@ from astroclip.data.legacysurvey import open_images
 from astroclip.data.multimodal_images import open_multimodal_images
 from astroclip.data.multimodal_spectra import open_multimodal_spectra
 from astroclip.data.nested_spectra import NestedSpectra, find_nested
-from astroclip.data.pairs.paired_images import PairedImages
-from astroclip.data.pairs.paired_spectra import PairedSpectra
+from astroclip.data.pairs.paired_pixels import PairedImages, PairedSpectra
 from astroclip.data.pixels import Modality, PixelFiles, PixelSet
 from astroclip.data.sdss import SpecRow, open_specs
 from astroclip.data.sparcl_set import SPARCL, SPARCL_RELEASE, SparclService

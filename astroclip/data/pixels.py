@@ -52,6 +52,10 @@ class Images(NamedTuple):
         """(n, 3, H, W) which pixels hold a measurement."""
         return np.isfinite(self.flux)
 
+    def take(self, rows: NDArray) -> Self:
+        """Return some images: indices, repeated ones too, or a boolean mask."""
+        return self._replace(flux=self.flux[rows], pixscale=self.pixscale[rows])
+
 
 class Spectra(NamedTuple):
     """Spectra: they travel together.

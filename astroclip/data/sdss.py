@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from astroclip.data.fitsfile import FitsFile, check_flux_unit
 from astroclip.data.grid import find_good, stack_spectra
 from astroclip.data.kinds import Kind, find_fits
+from astroclip.data.pixel_rows import IndexedFiles, OwnRows
 from astroclip.data.pixels import BY_FIBER, BY_POSITION, Spectra
-from astroclip.data.spectrum_set import OwnSpectra, SpectrumFiles
 from astroclip.errors import DataError
 from astroclip.tables.identity import Who
 
@@ -118,7 +118,7 @@ def read_spec(path: str | Path) -> SdssSpectrum:
     return SdssSpectrum(wave, np.where(good, flux, 0), np.where(good, ivar, 0), mask, **facts)
 
 
-class SpecFiles(SpectrumFiles):
+class SpecFiles(IndexedFiles[Spectra]):
     """The spectra of files, found by PLATE, MJD and FIBERID, by CATALOGID, else by position.
 
     Identity is that of the file's name, else of its SPECOBJ. A file that cannot be read is in `files` and in
@@ -143,11 +143,11 @@ class SpecFiles(SpectrumFiles):
         self.first = np.arange(len(files) + 1)
         self.problems = problems
 
-    def _read(self, rows: NDArray[np.int64]) -> Spectra:
+    def _read(self, rows: NDArray[np.int64], size: int) -> Spectra:  # noqa: ARG002
         return stack_spectra(_as_spectra(read_spec(self.files[row])) for row in rows)
 
 
-class SpecRow(OwnSpectra):
+class SpecRow(OwnRows[Spectra]):
     """The one spectrum of a file that is the table itself."""
 
     def __init__(self, path: Path) -> None:
@@ -157,7 +157,7 @@ class SpecRow(OwnSpectra):
     def __len__(self) -> int:
         return 1
 
-    def _read(self, rows: NDArray[np.int64]) -> Spectra:
+    def _read(self, rows: NDArray[np.int64], size: int) -> Spectra:  # noqa: ARG002
         return self._spectra.take(rows)
 
 

@@ -8,9 +8,9 @@ what the network was like is not to be written into a catalogue, and `--resume` 
 import numpy as np
 from numpy.typing import NDArray
 
+from astroclip.data.pixel_rows import PixelRows
 from astroclip.data.pixels import BY_TARGETID, Match, Spectra
 from astroclip.data.sparcl import fetch_spectra, find_cached, sparcl_service
-from astroclip.data.spectrum_set import SpectrumSet
 from astroclip.data.webservice import Fetched, check_answered
 from astroclip.errors import DataError
 from astroclip.files import cache_folder
@@ -21,7 +21,7 @@ SPARCL, SPARCL_RELEASE = "sparcl", "DESI-DR1"
 _REFUSED = 1 << 60  # numbers from here on are those of targets that the service refused
 
 
-class SparclService(SpectrumSet):
+class SparclService(PixelRows[Spectra]):
     """DESI spectra of a SPARCL data set, found by TARGETID.
 
     Of several spectra of a target SPARCL's primary one is taken; without one the target is ambiguous.
@@ -68,7 +68,7 @@ class SparclService(SpectrumSet):
                 self._refused[int(match.row[row])] = message
         return match
 
-    def _read(self, rows: NDArray[np.int64]) -> Spectra:
+    def _read(self, rows: NDArray[np.int64], size: int) -> Spectra:  # noqa: ARG002
         if rows.size and rows[-1] >= _REFUSED:
             raise DataError(self._refused[int(rows[-1])])
         return self._coadds.read(rows)

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from astroclip.data.fitsfile import check_flux_unit
 from astroclip.data.grid import clean_spectra, pad_rows
 from astroclip.data.hdf5file import runs
+from astroclip.data.pixel_rows import OwnRows
 from astroclip.data.pixels import Spectra
 from astroclip.data.spectrum_fields import (
     SpectrumParts,
@@ -23,7 +24,6 @@ from astroclip.data.spectrum_fields import (
     to_ivar,
     to_mask,
 )
-from astroclip.data.spectrum_set import OwnSpectra
 from astroclip.errors import DataError
 from astroclip.schema import N_WAVE, desi_wave
 from astroclip.tables import Table
@@ -31,7 +31,7 @@ from astroclip.tables import Table
 Values = dict[str, NDArray]
 
 
-class SpectrumColumns(OwnSpectra):
+class SpectrumColumns(OwnRows[Spectra]):
     """Spectra in vector columns: flux, and wavelengths, noise and mask by their names (`spectrum_fields`).
 
     Rows may differ in length. Without wavelengths the grid is DESI's, if there are as many pixels.
@@ -111,7 +111,7 @@ class SpectrumColumns(OwnSpectra):
         first = np.ma.filled(np.ma.asarray(rows[0] if len(rows) else rows), 0)
         return first if first.dtype.kind in "fiu" and column.dtype.kind in "fiuO" else np.zeros(0)
 
-    def _read(self, rows: NDArray[np.int64]) -> Spectra:
+    def _read(self, rows: NDArray[np.int64], size: int) -> Spectra:  # noqa: ARG002
         values = read_stretches(self._table, self._parts.names, rows)
         return make_spectra(self._parts, values, self._unit, self._where, rows)
 

@@ -60,9 +60,9 @@ def describe_hdf5(path: Path, kind: str) -> FileReport:
 def _describe_rows(path: Path, kind: str, found: MultimodalFiles) -> FileReport:
     """Describe who is in the files of Multimodal Universe."""
     sky = SkyRange()
-    sky.add(found.ra, found.dec)
+    sky.add(found.who.ra, found.who.dec)
     with Repeats() as repeats:
-        repeats.add([found.object_id])
+        repeats.add([found.who.ids["OBJECT_ID"]])
         total, again = repeats.find()
     with Hdf5File(found.files[0]) as h5:
         columns = hdf5_columns(h5)
@@ -73,7 +73,7 @@ def _describe_rows(path: Path, kind: str, found: MultimodalFiles) -> FileReport:
         f"dataset '{name}' has shape {shape}, but there are {n} rows" for name, shape in wrong.items()
     ]
     if total:
-        names = name_some((str(found.object_id[row]) for row in again), total)
+        names = name_some((str(found.who.ids["OBJECT_ID"][row]) for row in again), total)
         problems.append(f"{total} rows repeat the object_id of an earlier row: {names}")
     facts = {"files": len(found.files), "unreadable": len(found.problems), "identifier": "object_id"}
     return FileReport(path, kind, len(found), columns, facts | sky.facts(), problems)

@@ -224,14 +224,14 @@ def _from_stein(path: Path, n: int, rng: np.random.Generator) -> Sample:
 def _from_multimodal_spectra(path: Path, n: int, rng: np.random.Generator) -> Sample:
     found = open_multimodal_spectra(path)
     rows = _draw(rng, len(found), n)
-    titles = [str(found.object_id[row]) for row in rows]
+    titles = [str(found.who.ids["OBJECT_ID"][row]) for row in rows]
     return Sample(None, found.read(rows), found.read_redshifts(rows)[0], titles)
 
 
 def _from_multimodal_images(path: Path, n: int, rng: np.random.Generator) -> Sample:
     found = open_multimodal_images(path)
     rows = _draw(rng, len(found), n)
-    return Sample(found.read(rows).flux, None, None, [str(found.object_id[row]) for row in rows])
+    return Sample(found.read(rows).flux, None, None, [str(found.who.ids["OBJECT_ID"][row]) for row in rows])
 
 
 def _from_pairs(path: Path, n: int, rng: np.random.Generator) -> Sample:

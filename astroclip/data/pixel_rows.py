@@ -1,30 +1,30 @@
-"""What all sets of spectra share: rows found by one index, read in any order, each file opened once.
-
-`data.spectra_sets` says which set a path, a service or a column is.
-"""
+"""What sets of pixels share: rows found by one index, and read in any order, each file opened once."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Generic, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from astroclip.data.lookup import RowLookup
-from astroclip.data.pixels import BLOCK_ROWS, How, Match, Modality, Spectra
+from astroclip.data.pixels import BLOCK_ROWS, How, Images, Match, Modality, Spectra
 from astroclip.schema import CUTOUT_SIZE
 from astroclip.tables.identity import Who
 
+P = TypeVar("P", Images, Spectra)
 
-class SpectrumSet(ABC):
-    """A `PixelSet` of spectra; see there.
+
+class PixelRows(ABC, Generic[P]):
+    """A `PixelSet` whose pixels are those of the galaxy itself, at the centre of its image; see there.
 
     Parameters
     ----------
     name
         What provenance and messages call it.
     found_by
-        What finds a row's spectrum.
+        What finds a row's pixels.
     """
 
     modality: Modality = "spectrum"
@@ -39,20 +39,20 @@ class SpectrumSet(ABC):
 
     @abstractmethod
     def match(self, who: Who, radius_arcsec: float = 1.0) -> Match:
-        """Find the spectrum of each row."""
+        """Find the pixels of each row."""
 
     @abstractmethod
-    def _read(self, rows: NDArray[np.int64]) -> Spectra:
-        """Read spectra by ascending, unrepeated number."""
+    def _read(self, rows: NDArray[np.int64], size: int) -> P:
+        """Read pixels by ascending, unrepeated number."""
 
     def read(
         self,
         rows: ArrayLike,
-        ra: ArrayLike | None = None,  # noqa: ARG002 - as `PixelSet.read` of images
+        ra: ArrayLike | None = None,  # noqa: ARG002 - for images in which the galaxy lies anywhere
         dec: ArrayLike | None = None,  # noqa: ARG002
-        size: int = CUTOUT_SIZE,  # noqa: ARG002
-    ) -> Spectra:
-        """Read spectra by number, in any order, repeated ones too.
+        size: int = CUTOUT_SIZE,
+    ) -> P:
+        """Read pixels by number, in any order, repeated ones too; `size` is that of images.
 
         Raises
         ------
@@ -62,16 +62,16 @@ class SpectrumSet(ABC):
         wanted = np.atleast_1d(np.asarray(rows, np.int64))
         unique, inverse = np.unique(wanted, return_inverse=True)
         if unique.size and not 0 <= unique[0] <= unique[-1] < len(self):
-            raise IndexError(f"spectra {unique[0]} to {unique[-1]} of {len(self)}")
-        spectra = self._read(unique)
-        return spectra if np.array_equal(unique, wanted) else spectra.take(inverse)
+            raise IndexError(f"{self.name}: {unique[0]} to {unique[-1]} of {len(self)}")
+        pixels: P = self._read(unique, size)
+        return pixels if np.array_equal(unique, wanted) else pixels.take(inverse)
 
-    def close(self) -> None:  # noqa: B027 - few keep files open
+    def close(self) -> None:
         """Close the files that are open."""
 
 
-class OwnSpectra(SpectrumSet):
-    """Spectra of a table's own rows: row i of the table is number i."""
+class OwnRows(PixelRows[P]):
+    """Pixels of a table's own rows: row i of the table is number i."""
 
     def match(self, who: Who, radius_arcsec: float = 1.0) -> Match:  # noqa: ARG002
         """Return the rows, counted from the first one asked for."""
@@ -79,15 +79,15 @@ class OwnSpectra(SpectrumSet):
         return Match(np.arange(n), np.full(n, How.ROW, np.int8), np.zeros(n, bool))
 
 
-class SpectrumFiles(SpectrumSet):
-    """Spectra in files, with an index of identity and position in memory: about 60 bytes a spectrum.
+class IndexedFiles(PixelRows[P]):
+    """Pixels in files, with an index of identity and position in memory: about 60 bytes a row.
 
     Attributes
     ----------
     files
         The files.
     first
-        Number of the first spectrum of each file, and of all of them.
+        Number of the first row of each file, and of all of them.
     who
         Identity and position of all.
     """
@@ -106,17 +106,15 @@ class SpectrumFiles(SpectrumSet):
 
     def add(self, files: Sequence[Path], parts: Sequence[Who]) -> None:
         """Add files, and who is in each of them."""
-        before = [self.who] if len(self) else []
-        every = [*before, *parts] or [self.who]
-        names = every[0].ids
-        ids = {name: np.concatenate([part.ids[name] for part in every]) for name in names}
+        every = [*([self.who] if len(self) else []), *parts] or [self.who]
+        ids = {name: np.concatenate([part.ids[name] for part in every]) for name in every[0].ids}
         self.who = Who(ids, *(np.concatenate([getattr(p, axis) for p in every]) for axis in ("ra", "dec")))
         self.first = np.append(self.first, len(self) + np.cumsum([len(part.ra) for part in parts], dtype=int))
         self.files += files
         self._lookup = RowLookup(self.who.ids, self.who.ra, self.who.dec)
 
     def match(self, who: Who, radius_arcsec: float = 1.0) -> Match:
-        """Find the spectrum of each row by its identifiers, else by position, see `RowLookup`."""
+        """Find the pixels of each row by its identifiers, else by position, see `RowLookup`."""
         return self._lookup.match(who, radius_arcsec)
 
     def blocks(self, rows: int = BLOCK_ROWS) -> Iterator[Who]:
@@ -126,13 +124,13 @@ class SpectrumFiles(SpectrumSet):
             yield Who({k: v[part] for k, v in self.who.ids.items()}, self.who.ra[part], self.who.dec[part])
 
     def locate(self, rows: ArrayLike) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Return the number of the file, and the row in it, of spectra by their number."""
+        """Return the number of the file, and the row in it, by number."""
         number = np.asarray(rows, np.int64)
         file = np.searchsorted(self.first, number, side="right") - 1
         return file, number - self.first[file]
 
-    def _by_file(self, rows: NDArray[np.int64]) -> Iterator[tuple[Path, NDArray[np.int64]]]:
-        """Yield each file that has some of ascending spectra, and their rows in it."""
+    def by_file(self, rows: NDArray[np.int64]) -> Iterator[tuple[Path, NDArray[np.int64]]]:
+        """Yield each file that has some of ascending rows, and these as they are numbered in it."""
         file, row = self.locate(rows)
         for one in np.unique(file):
             yield self.files[one], row[file == one]

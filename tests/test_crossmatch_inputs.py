@@ -5,10 +5,12 @@ from pathlib import Path
 import fitsio
 import h5py
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from astropy.coordinates import Angle, SkyCoord
 from astropy.io import fits
-from astropy.table import Table
+from astropy.table import MaskedColumn, Table
 from builders import truncate, write_coadd, write_cube
 from builders_hdf5 import write_provabgs, write_stein
 from hypothesis import given
@@ -286,3 +288,89 @@ def test_positions_in_any_unit_match(tmp_path, rng, unit, side):
     np.testing.assert_allclose(found["SEPARATION"], 0.3, atol=1e-4)
     np.testing.assert_allclose(found["IMAGE_RA"], ra, atol=1e-9)
     np.testing.assert_array_equal(found["SPLIT"], split_by_healpix(ra, dec))
+
+
+def test_ambiguous_and_missing_labels_are_counted_and_left_empty(survey, tmp_path):
+    ids = survey.columns["TARGETID"][PAIRED]
+    columns = {
+        "TARGETID": np.r_[ids[:3], ids[2]],
+        "LOGMSTAR": np.array([10.0, -999, 11, 12]),
+        "AGN": MaskedColumn([1, 0, 1, 0], mask=[False, True, False, False]),
+    }
+    Table(columns).write(tmp_path / "labels.fits")
+    report = build_pairs(survey.catalogue, survey.images, tmp_path / "o", labels=[tmp_path / "labels.fits"])
+    assert (report.labels, report.ambiguous_labels) == ({"labels.fits": 2}, {"labels.fits": 1})
+    assert any("labels.fits: LOGMSTAR: 1 value of -999" in text for text in report.problems)
+    table = Table.read(tmp_path / "o.fits")
+    row = {int(i): k for k, i in enumerate(table["TARGETID"])}
+    masses = [table["LOGMSTAR"].filled(np.nan)[row[int(i)]] for i in ids[:4]]
+    np.testing.assert_array_equal(masses, [10, np.nan, np.nan, np.nan])
+    assert [table["AGN"].mask[row[int(i)]] for i in ids[:4]] == [False, True, True, True]
+    with open_pairs(tmp_path / "o.h5") as pairs:
+        assert "-1 = missing" in pairs.labels["AGN"].comment
+
+
+def test_labels_of_the_survey_and_program_of_a_spectrum(survey, tmp_path):
+    ids = survey.columns["TARGETID"]
+    programs = np.char.strip(survey.columns["PROGRAM"].astype(str))
+    columns = {"TARGETID": np.repeat(ids, 2), "SURVEY": np.full(2 * len(ids), "main")}
+    columns["PROGRAM"] = np.tile(["dark", "bright"], len(ids))
+    columns["MASS"] = np.tile([1.0, 2.0], len(ids))
+    Table(columns).write(tmp_path / "labels.parquet")
+    settings = CrossmatchSettings(cut="none", join="left")
+    report = build_pairs(
+        survey.catalogue, survey.images, tmp_path / "o", labels=[tmp_path / "labels.parquet"],
+        settings=settings, pairs=False,
+    )  # fmt: skip
+    expected = np.where(programs == "dark", 1.0, np.where(programs == "bright", 2.0, np.nan))
+    once = np.array([(ids == i).sum() == 1 for i in ids])
+    np.testing.assert_array_equal(fitsio.read(tmp_path / "o.fits")["MASS"][once], expected[once])
+    assert report.ambiguous_labels["labels.parquet"] == 0
+
+
+def test_each_table_may_be_an_hdu_that_is_named(survey, tmp_path):
+    tables = {
+        "FIRST": Table({"A": [1.0]}),
+        "SPECTRA": Table({"RA": [10.0, 20.0], "DEC": [0.0, 0.0]}),
+        "IMAGES": Table({"RA": [20.0, 10.0], "DEC": [0.0, 0.0]}),
+        "LABELS": Table({"RA": [10.0], "DEC": [0.0], "MASS": [9.0]}),
+    }
+    hdus = [fits.BinTableHDU(table, name=name) for name, table in tables.items()]
+    fits.HDUList([fits.PrimaryHDU(), *hdus]).writeto(tmp_path / "all.fits")
+    spectra, images, labels = (f"{tmp_path}/all.fits#{name}" for name in ("SPECTRA", "IMAGES", "LABELS"))
+    build_pairs(spectra, images, tmp_path / "o", labels=[labels])
+    table = fitsio.read(tmp_path / "o.fits")
+    assert table["IMAGE_ROW"].tolist() == [1, 0]
+    np.testing.assert_array_equal(table["MASS"], [9, np.nan])
+
+
+@pytest.mark.parametrize("suffix", ["fits", "parquet", "ecsv"])
+def test_missing_values_of_the_catalogue_are_carried(tmp_path, suffix):
+    columns = {
+        "RA": [10.0, 20.0, np.nan],
+        "DEC": [0.0, 0.0, 0.0],
+        "TARGETID": pa.array([2**61 + 1, None, 5]),
+        "SURVEY": pa.array(["main", None, "sv3"]),
+        "Z": [0.1, -999.0, 0.3],
+        "ZWARN": pa.array([0, None, 4], pa.int32()),
+    }
+    path = tmp_path / f"spectra.{suffix}"
+    if suffix == "parquet":
+        pq.write_table(pa.table(columns), path)
+    else:
+        table = Table()
+        for name, column in columns.items():
+            values = column.to_pylist() if isinstance(column, pa.Array) else column
+            filled = [("" if name == "SURVEY" else 0) if value is None else value for value in values]
+            table[name] = MaskedColumn(filled, mask=[value is None for value in values])
+        table.write(path)
+    Table({"RA": [10.0, 20.0], "DEC": [0.0, 0.0]}).write(tmp_path / "images.fits")
+    report = build_pairs(
+        path, tmp_path / "images.fits", tmp_path / "o", settings=CrossmatchSettings(join="left")
+    )
+    assert report.reasons == {"PAIRED": 2, "NO_POSITION": 1}
+    table = Table.read(tmp_path / "o.fits")
+    assert table["TARGETID"].tolist() == [2**61 + 1, None, 5]
+    assert table["ZWARN"].tolist() == [0, None, 4]
+    assert ["" if v is None else v for v in table["SURVEY"].tolist()] == ["main", "", "sv3"]
+    assert table["Z"][1] == -999

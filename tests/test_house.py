@@ -123,3 +123,13 @@ def test_nothing_private_of_other_packages_is_used() -> None:
         path.relative_to(ROOT).as_posix(): found for path, tree in TREES.items() if (found := insides(tree))
     }
     assert used == {}
+
+
+def test_what_is_private_is_described_in_one_line() -> None:
+    told = {
+        node.name: ast.get_docstring(node) or ""
+        for tree in TREES.values()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.FunctionDef | ast.ClassDef) and is_inside(node.name)
+    }
+    assert {name for name, text in told.items() if "\n" in text} == set()

@@ -109,11 +109,9 @@ class Hdf5File:
         return values
 
     def _read_plainly(self, values: NDArray, rows: NDArray[np.int64], offset: int) -> None:
-        """Read rows of a dataset that lies in one piece, as they are stored, from where it begins.
-
-        The library takes 0.2 ms for a request, more than it takes to read an image; and the disk may know of
-        all requests before the first is waited for.
-        """
+        """Read rows of a dataset that lies in one piece, as they are stored, from where it begins."""
+        # the library takes 0.2 ms for a request, more than it takes to read an image; and the disk may know
+        # of all requests before the first is waited for
         if self._plain is None:
             self._plain = self.path.open("rb", buffering=0)
         fd, width = self._plain.fileno(), values[:1].nbytes

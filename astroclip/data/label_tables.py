@@ -196,10 +196,8 @@ def _free_name(name: str, taken: set[str]) -> str:
 
 
 def _to_storable(values: NDArray[Any], name: str, sentinels: Taken) -> tuple[NDArray[Any], int | None]:
-    """Return values in a type that FITS and HDF5 can hold, and what marks missing ones among integers.
-
-    That is -1, or the lowest int64 where -1 is a value.
-    """
+    """Return values in a type that FITS and HDF5 can hold, and what marks missing ones among integers."""
+    # the mark is -1, or the lowest int64 where -1 is a value
     kind = values.dtype.kind
     if kind in "US":
         texts = np.where(is_missing(values), "", np.ma.getdata(values).astype(str))

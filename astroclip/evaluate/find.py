@@ -185,11 +185,8 @@ def _true_votes(catalog: Table, question: str, truth: str | None) -> tuple[str, 
 
 
 def _predicted_votes(catalog: Table, question: str, prefix: str) -> tuple[str, ...] | None:
-    """Return the columns of predicted fractions, those of the last prediction if there are several.
-
-    Predict calls them `_fraction`, or `_fraction_PRED` in a table that had such columns. With a `prefix` they
-    are taken as they are named.
-    """
+    """Return the columns of predicted fractions; of several predictions those of the last one."""
+    # predict calls them `_fraction`, or `_fraction_PRED` in a table that had such columns
     if columns := _votes(catalog, question, prefix, "_fraction_PRED"):
         return columns
     if prefix or _is_predicted(catalog, question):
@@ -198,11 +195,8 @@ def _predicted_votes(catalog: Table, question: str, prefix: str) -> tuple[str, .
 
 
 def _is_predicted(catalog: Table, question: str) -> bool:
-    """Tell whether `<question>_<answer>_fraction` are predictions, which come with `<question>_answer`.
-
-    With `_fraction_PRED` beside them they were there before predict came: volunteers', or an earlier
-    prediction, which has an `_answer` of its own and no `_total-votes`.
-    """
+    """Tell whether `<question>_<answer>_fraction` are predictions, which come with `<question>_answer`."""
+    # with `_fraction_PRED` beside them they are older: volunteers', which have `_total-votes`, or predictions
     answer, again, asked = (
         catalog.find(f"{question}_{ending}") is not None
         for ending in ("answer", "answer_PRED", "total-votes")

@@ -19,10 +19,8 @@ class _FibreTable(NamedTuple):
 
 @cache
 def _fibre_table() -> _FibreTable:
-    """Compute shares of light within a fibre in 1 arcsec seeing, for round galaxies (GalSim).
-
-    A circle of radius R holds the share R * integral of J1(kR) F(k) dk of light with Fourier transform F.
-    """
+    """Compute shares of light within a fibre in 1 arcsec seeing, for round galaxies (GalSim)."""
+    # a circle of radius R holds the share R * integral of J1(kR) F(k) dk of light with the transform F
     import galsim
     from scipy.special import j1
 

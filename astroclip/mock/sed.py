@@ -125,10 +125,7 @@ def load_photometry() -> Photometry:
 
 
 def _project(name: str, redshifts: Array, sets: tuple[Array, ...]) -> tuple[Array, tuple[Array, Array]]:
-    """Return nanomaggies (AB, photon counting) of template sets through a filter, and the filter's response.
-
-    The first result has the shape (sets, Z, T); the second is as in `Photometry.response`.
-    """
+    """Return nanomaggies (sets, Z, T) of templates through a filter (photon counting), and its response."""
     import speclite.filters
 
     filt = speclite.filters.load_filter(name)

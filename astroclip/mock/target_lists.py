@@ -199,10 +199,7 @@ def _mass(formed: Array) -> Array:
 def _describe(
     formed: Array, redshift: Array, origin: Array, youth: float, rng: np.random.Generator
 ) -> DrawnGalaxies:
-    """Put mixes seen at `origin` to `redshift`: photometry, lines and physical properties.
-
-    `youth` (0 to 1) is how far star formation rises with redshift besides the mix's own change.
-    """
+    """Put mixes seen at `origin` to `redshift`; star formation rises by `youth` (0 to 1) beyond the mix."""
     templates, photometry = sed.load_templates(), sed.load_photometry()
     distance = sed.distance_factor(redshift)
     brighter = 10 ** (0.4 * EVOLUTION * (redshift - origin))

@@ -370,11 +370,8 @@ def _rebin(flux: Tensor, ivar: Tensor, good: Tensor, wave: Tensor) -> DesiSpectr
 
 
 def _overlaps(wave: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Cut the wavelength axis at all edges of input and DESI pixels, `wave` (R, S) float64.
-
-    Returns the input pixel, the DESI pixel and the length in Å of each piece, (R, 2 S + W + 1); the length
-    is 0 where a piece is not in both.
-    """
+    """Return input pixel, DESI pixel and length in Å of all pieces (R, 2 S + W + 1) between pixel edges."""
+    # the length is 0 where a piece is not in both
     step = wave.diff(dim=1).nan_to_num(torch.inf)  # behind the last pixel: as before it
     before, after = torch.cat([step[:, :1], step], dim=1), torch.cat([step, step[:, -1:]], dim=1)
     near = torch.minimum(before, after)

@@ -151,10 +151,8 @@ def _draw_view(
 
 
 def _crop(images: Tensor, galaxies: Tensor, size: int, generator: Generator | None) -> tuple[Tensor, Tensor]:
-    """Cut a crop out of each of the `galaxies` and flip it; return also the order that is that of `galaxies`.
-
-    Crops that are flipped alike lie side by side, so that each flip is one pass over one piece of memory.
-    """
+    """Cut a crop out of each of the `galaxies` and flip it; return also the order that puts them back."""
+    # crops that are flipped alike lie side by side: each flip is one pass over one piece of memory
     windows = images.unfold(2, size, 1).unfold(3, size, 1)  # (B, 3, tops, lefts, size, size)
     top, left, flip = (
         torch.randint(choices, galaxies.shape, device=images.device, generator=generator)

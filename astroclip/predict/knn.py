@@ -148,10 +148,8 @@ class Neighbours:
 
 
 def _lowest(rank: Tensor, wanted: int) -> tuple[Tensor, Tensor]:
-    """Return the `wanted` lowest of each row (its width a multiple of `GROUP`) and where they are.
-
-    Looks at the lowest of each group first: the groups with the lowest ones hold all that is wanted.
-    """
+    """Return the `wanted` lowest of each row (its width a multiple of `GROUP`) and where they are."""
+    # the groups with the lowest first members hold all that is wanted
     if rank.shape[1] <= 4 * GROUP * wanted:
         low, where = rank.topk(wanted, dim=1, largest=False)
         return low, where

@@ -240,11 +240,8 @@ def _calibrated(
 
 
 def _gain(error: NDArray, blind: NDArray) -> NDArray[np.float64]:
-    """Return by how much (L,) all members together err less than the two that are blind to a row.
-
-    What differs between members averages out. The outputs of those two are `blind` (2, R, L), the errors of
-    their mean `error` (R, L). Widths are median absolute deviations: outliers would hide what is saved.
-    """
+    """Return by how much (L,) all members err less than the two that are `blind` (2, R, L) to a row."""
+    # what differs between members averages out; outliers would hide it, so widths are median deviations
     between = _width(blind[0] - blind[1]) ** 2 / 2
     saved = between * (1 / CUTS - 1 / MEMBERS)
     return np.sqrt(np.clip(1 - saved / np.maximum(_width(error) ** 2, 1e-300), 0.25, 1))

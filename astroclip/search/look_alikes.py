@@ -235,10 +235,8 @@ def _ask_index(
     where: Where | None,
     leave_out: Sequence[int],
 ) -> Shortlist:
-    """Return candidates of an index; with a condition that most do not fulfil, of all rows.
-
-    Where the index would have to propose more than a quarter of the table, reading the table is quicker.
-    """
+    """Return candidates of an index; where a condition excludes most of them, of all rows."""
+    # to read the table is quicker than to let the index propose more than a quarter of it
     count = k + SPARE + len(leave_out)
     while count <= max(table.nrows // 4, SPARE):
         near = graph.search(query, count)

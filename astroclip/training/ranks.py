@@ -12,11 +12,7 @@ from torch import Tensor
 
 
 class _Gather(torch.autograd.Function):
-    """Concatenate the ranks' rows; for a loss that every rank computes alike from all of them.
-
-    The gradient of a rank's own rows is complete then. DDP and FSDP divide the sum over ranks by their
-    number, so it is multiplied by it here; whatever else the loss depends on is left as it is.
-    """
+    """Concatenate the ranks' rows; for a loss that every rank computes alike from all of them."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:  # noqa: ARG004
@@ -26,6 +22,7 @@ class _Gather(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Tensor:  # noqa: ARG004
+        # a rank's own gradient is complete; DDP and FSDP will divide by the number of ranks
         return grad.chunk(dist.get_world_size())[dist.get_rank()] * dist.get_world_size()
 
 

@@ -295,7 +295,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(pairs, tmp_path):
         (["run.strategy=fsdp"], {}, ConfigError, "needs GPUs"),
         ([], {"config": "mega-spectrum"}, ConfigError, "known: .*mini-spectrum"),
         ([], {"nodes": 2}, UsageError, "srun or torchrun"),
-        ([], {"resume": True, "overwrite": True}, UsageError, "give one of them"),
+        ([], {"resume": True, "overwrite": True}, UsageError, "give only one of them"),
     ],
 )
 def test_refusals_come_before_anything_is_written(pairs, tmp_path, overrides, options, error, said):

@@ -161,10 +161,8 @@ def read_picture(path: str | Path) -> NDArray[np.float32]:
 
 
 def _without_flux(colours: NDArray[np.float32], step: float) -> NDArray[np.bool_]:
-    """Tell which pixels (3, H, W) have the colour that a flux of 0 has, or are black in all colours.
-
-    The mean over the colours tells the intensity I, and with that the colour of a flux of 0: see `to_rgb`.
-    """
+    """Tell which pixels (3, H, W) have the colour that a flux of 0 has, or are black in all colours."""
+    # the mean over the colours tells the intensity I, and with that the colour of a flux of 0: see `to_rgb`
     mean = colours.mean(axis=0, dtype=np.float64)
     intensity = np.sinh(np.sqrt(STRETCH_Q) * mean) / STRETCH_Q
     black = mean == 0

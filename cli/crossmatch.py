@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from .options import Overwrite, Resume, Seed
+from .options import Drop, Overwrite, Resume, Seed
 from .output import output as out
 
 
@@ -50,7 +50,8 @@ def crossmatch(
         typer.Option(
             "--output",
             "-o",
-            help="Name of the outputs, without suffix: OUT.fits (matches) and OUT.h5 (pairs).",
+            help="Name of the outputs: OUT.fits (matches) and OUT.h5 (pairs). With OUT.parquet, OUT.csv, "
+            "... the matches have that format.",
         ),
     ],
     coadds: Annotated[
@@ -88,6 +89,7 @@ def crossmatch(
     cluster: Annotated[
         str | None, typer.Option(help="Address of the Dask scheduler for --engine lsdb.")
     ] = None,
+    drop: Drop = None,
     overwrite: Overwrite = False,
     resume: Resume = False,
     dry_run: Annotated[
@@ -107,6 +109,7 @@ def crossmatch(
     with out.progress("Crossmatching") as progress:
         report = build_pairs(
             spectra, images, output, coadds=coadds, labels=labels or [], rejects=rejects, pairs=not no_pairs,
-            settings=settings, overwrite=overwrite, resume=resume, dry_run=dry_run, progress=progress,
+            settings=settings, drop=drop or [], overwrite=overwrite, resume=resume, dry_run=dry_run,
+            progress=progress,
         )  # fmt: skip
     out.result(report._asdict())

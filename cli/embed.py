@@ -12,6 +12,7 @@ from .options import (
     Catalog,
     Dec,
     Device,
+    Drop,
     Hdu,
     Images,
     KeepPixels,
@@ -35,7 +36,12 @@ def embed(
     catalog: Catalog,
     model: Model = "mini",
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Output table. Default: CATALOG-embedded.fits.")
+        Path | None,
+        typer.Option(
+            "--output",
+            "-o",
+            help="Output table. Default: CATALOG-embedded.fits; .parquet if CATALOG is Parquet.",
+        ),
     ] = None,
     images: Images = None,
     spectra: Spectra = None,
@@ -66,6 +72,7 @@ def embed(
         int | None, typer.Option(help="Number of GPUs of each job.", rich_help_panel="Slurm")
     ] = None,
     keep_pixels: KeepPixels = False,
+    drop: Drop = None,
     overwrite: Overwrite = False,
     resume: Resume = False,
     slurm: SlurmRequest | None = None,
@@ -78,7 +85,7 @@ def embed(
     run = {
         "catalog": catalog, "output": output, "model": model, "images": images, "spectra": spectra,
         "hdu": hdu, "device": device, "precision": precision, "batch_size": batch_size, "shard": part,
-        "keep_pixels": keep_pixels, "overwrite": overwrite, "resume": resume,
+        "keep_pixels": keep_pixels, "drop": drop or [], "overwrite": overwrite, "resume": resume,
         "options": {
             "max_bad": max_bad, "radius_arcsec": radius_arcsec, "resample": resample,
             "pixscale": pixscale, "ra": ra, "dec": dec,

@@ -6,6 +6,10 @@ from typing import Annotated
 import typer
 
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace outputs that exist.")]
+Drop = Annotated[
+    list[str] | None,
+    typer.Option("--drop", help="Leave this column out of the output, e.g. if its format cannot hold it."),
+]
 Resume = Annotated[bool, typer.Option("--resume", help="Continue where a killed run stopped.")]
 Hdu = Annotated[str | None, typer.Option(help="HDU of the table, by name or number.")]
 Ra = Annotated[

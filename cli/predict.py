@@ -14,6 +14,7 @@ from .options import (
     Catalog,
     Dec,
     Device,
+    Drop,
     Hdu,
     Images,
     KeepPixels,
@@ -49,7 +50,12 @@ Pdf = Annotated[
 def _options(
     catalog: Catalog,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Output table. Default: CATALOG-TASK.fits.")
+        Path | None,
+        typer.Option(
+            "--output",
+            "-o",
+            help="Output table. Default: CATALOG-TASK.fits; .parquet if CATALOG is Parquet.",
+        ),
     ] = None,
     reference: Annotated[
         Path | None,
@@ -80,6 +86,7 @@ def _options(
     ] = None,
     hdu: Hdu = None,
     keep_pixels: KeepPixels = False,
+    drop: Drop = None,
     overwrite: Overwrite = False,
     model: Annotated[
         str | None, typer.Option("--model", "-m", help="Model to embed CATALOG with first. Default: mini.")
@@ -110,6 +117,7 @@ def _task(command: Callable[..., None]) -> Callable[..., None]:
 
         given = {name: values.pop(name) for name in EMBEDDING}
         tolerances = InputOptions(**{name: given.pop(name) for name in TOLERANCES})
+        values["drop"] = values["drop"] or []
         embedding = {**given, "options": tolerances}
         with out.progress("Predicting") as progress:
             report = predict_catalog(task=command.__name__, embedding=embedding, progress=progress, **values)

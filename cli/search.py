@@ -78,7 +78,12 @@ def search(
         typer.Option(help="Columns of CATALOG to keep in the output, such as 'RA,DEC,Z'. Default: all."),
     ] = None,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Output table. Default: CATALOG-search.fits.")
+        Path | None,
+        typer.Option(
+            "--output",
+            "-o",
+            help="Output table. Default: CATALOG-search.fits; .parquet if CATALOG is Parquet.",
+        ),
     ] = None,
     gallery: Annotated[
         Path | None, typer.Option(help="Draw the galaxies that are found: .png, .pdf or .html.")

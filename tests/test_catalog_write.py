@@ -61,7 +61,7 @@ def test_missing_integers_are_marked(tmp_path):
     write_table(tmp_path / "t.fits", [column], 2, [block], extname="T", nulls={"N": -1})
     assert fits.getdata(tmp_path / "t.fits").columns["N"].null == -1
     with open_table(tmp_path / "t.fits") as table:
-        assert table.columns["N"].tnull == -1
+        assert table.columns["N"].null == -1
 
 
 def test_parquet(tmp_path):

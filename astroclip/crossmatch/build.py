@@ -18,7 +18,8 @@ from astroclip.data.pairs.pairs_format import row_bytes
 from astroclip.errors import DataError, UsageError
 from astroclip.files import check_outputs
 from astroclip.schema import MATCH_COLUMNS
-from astroclip.tables.outputs import output_format
+from astroclip.tables.outputs import SUFFIXES, output_format
+from astroclip.tables.write import check_new_columns
 
 logger = logging.getLogger(__name__)
 
@@ -80,6 +81,7 @@ def build_pairs(
     rejects: str | Path | None = None,
     pairs: bool = True,
     settings: CrossmatchSettings | None = None,
+    drop: Sequence[str] = (),
     overwrite: bool = False,
     resume: bool = False,
     dry_run: bool = False,
@@ -101,17 +103,19 @@ def build_pairs(
         A folder of files of Stein et al., a folder of cut-outs, or any table with positions (with pairs if it
         has a vector column IMAGE).
     output
-        ``OUT``, with or without the suffix .fits or .h5.
+        ``OUT``, with or without the suffix .h5, or one of a table, which then is the match table's.
     coadds
         Folder with the tree healpix/SURVEY/PROGRAM/...; default: ``../healpix`` of the catalogue.
     labels
         Tables of labels to be joined, see `open_labels`.
     rejects
-        Where to write the rows that are in no pair, .fits or .parquet.
+        Where to write the rows that are in no pair; the suffix says the format.
     pairs
         Whether to write pairs; without, no pixel is read.
     settings
         Cut, radius, split and more.
+    drop
+        Columns that the match table is not to have.
     overwrite
         Replace outputs, each when the new one is complete.
     resume
@@ -131,7 +135,7 @@ def build_pairs(
     """
     settings = settings or CrossmatchSettings()
     check_settings(settings)
-    outputs = _name_outputs(output, rejects)
+    outputs = _name_outputs(output, rejects, drop)
     if not dry_run:
         output_format(outputs.rejects or outputs.table)
         written = [outputs.table, outputs.rejects, outputs.pairs if pairs else None]
@@ -148,19 +152,21 @@ def build_pairs(
         settings = settings._replace(cut=table.cut.name)
         names = {"spectra": spectra, "images": images, "coadds": tree, "labels": list(labels)}
         job = _prepare(table, side, tree, settings, names, progress)
+        check_new_columns(outputs.table, job.matches.columns, drop)
         report = _report(job, outputs, written=not dry_run)
         if not dry_run:
             write_outputs(job, outputs, overwrite=overwrite, resume=resume, progress=progress)
         return report
 
 
-def _name_outputs(output: str | Path, rejects: str | Path | None) -> Outputs:
+def _name_outputs(output: str | Path, rejects: str | Path | None, drop: Sequence[str]) -> Outputs:
     """Return the names of the outputs."""
-    base = Path(output)
-    if base.suffix.lower() in (".fits", ".h5", ".hdf5"):
+    base, suffix = Path(output), ".fits"
+    if base.suffix.lower() in (*SUFFIXES, ".h5", ".hdf5"):
+        suffix = base.suffix if base.suffix.lower() in SUFFIXES else suffix
         base = base.with_suffix("")
-    table, pairs = (base.with_name(base.name + suffix) for suffix in (".fits", ".h5"))
-    return Outputs(table, pairs, Path(rejects) if rejects else None)
+    table, pairs = (base.with_name(base.name + ending) for ending in (suffix, ".h5"))
+    return Outputs(table, pairs, Path(rejects) if rejects else None, tuple(drop))
 
 
 def _find_tree(

@@ -31,6 +31,7 @@ class Outputs(NamedTuple):
     table: Path
     pairs: Path | None
     rejects: Path | None
+    drop: tuple[str, ...] = ()  # columns of the match table
 
 
 class Job(NamedTuple):
@@ -108,7 +109,7 @@ def _write_tables(job: Job, outputs: Outputs, history: list[str], *, overwrite: 
     table = job.matches
     write_table(
         outputs.table, table.columns, table.nrows, table.blocks(), extname=MATCH_HDU, nulls=table.nulls,
-        cards=_cards(job), history=history, overwrite=overwrite,
+        cards=_cards(job), history=history, drop=outputs.drop, overwrite=overwrite,
     )  # fmt: skip
     if outputs.rejects:
         rejects = RejectTable(job.table, job.plan)

@@ -88,7 +88,7 @@ class MatchTable:
         own = [s._replace(dtype=f"S{width}") if s.name == "IMAGE_FILE" else s for s in MATCH_COLUMNS]
         self.columns = [*carried, *(spec for spec in own if pairs or spec.name != "PAIR")]
         self.columns += [spec for labelled, _ in labels for spec in labelled.specs]
-        self.nulls: dict[str, int | None] = {c.name: c.tnull for c in spectra.columns}
+        self.nulls: dict[str, int | None] = {c.name: c.null for c in spectra.columns}
         for labelled, _ in labels:
             self.nulls |= labelled.nulls
 

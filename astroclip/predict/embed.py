@@ -6,7 +6,7 @@ Blocks of rows are read ahead by one thread while each device encodes; memory do
 import logging
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from functools import partial
@@ -27,7 +27,7 @@ from astroclip.model.hub import SHIPPED
 from astroclip.model.inputs import NOTHING, InputOptions, ModelInputs, PixelInputs, open_inputs
 from astroclip.schema import BANDS, EMBED_FLAG, IMAGE_EMBEDDING, SPECTRUM_EMBEDDING, ColumnSpec, EmbedFlag
 from astroclip.tables import Table, append_columns, merge_shards
-from astroclip.tables.outputs import SHARD_FORMATS, output_format
+from astroclip.tables.outputs import SHARD_FORMATS, default_output, output_format
 
 COLUMN = {"image": IMAGE_EMBEDDING, "spectrum": SPECTRUM_EMBEDDING}
 MIN_BLOCK = 64  # rows read, encoded and written at a time; a killed run loses at most a few blocks
@@ -68,6 +68,7 @@ def embed_catalog(
     batch_size: int | str = "auto",
     shard: tuple[int | None, int | None] | None = None,
     keep_pixels: bool = False,
+    drop: Sequence[str] = (),
     overwrite: bool = False,
     resume: bool = False,
     dry_run: bool = False,
@@ -104,10 +105,12 @@ def embed_catalog(
     batch_size : int or str
         Galaxies a forward pass; ``auto`` takes what suits the device.
     shard : (i, N), optional
-        Write only the i-th (from 0) of N parts of the rows, to ``<output>.shard-<i>-of-<N>.fits``;
+        Write only the i-th (from 0) of N parts of the rows, to ``<output>.shard-<i>-of-<N>``;
         `merge_embedded` puts them together.
     keep_pixels : bool
         Take the table in a coadd or spec file instead, and copy the whole file with its pixels.
+    drop : sequence of str
+        Columns that the output is not to have, see `append_columns`.
     overwrite, resume : bool
         Replace an output; go on where a killed run stopped, with the same bytes of data in the end.
     dry_run : bool
@@ -126,7 +129,7 @@ def embed_catalog(
     made = not keep_pixels and are_pixels(paths)
     output = _output_path(paths[0], output, part)
     output_format(output)
-    check_outputs([output], [*paths, images, spectra], overwrite, own=None if made else paths[0])
+    check_outputs([output], [*paths, images, spectra], overwrite, own=None if made or drop else paths[0])
     embedders = _load(model, device, precision, batch_size)
     with ExitStack() as stack:
         found = open_catalogue(paths, hdu, output.parent, keep_pixels)
@@ -146,6 +149,7 @@ def embed_catalog(
                 _new_columns(embedders[0], sources),
                 rows=(first, last),
                 shard=part,
+                drop=drop,
                 overwrite=overwrite,
                 overwrite_columns=overwrite,
                 resume=resume,
@@ -178,7 +182,8 @@ def merge_embedded(
     Parameters
     ----------
     catalog, output : str or Path
-        As given to `embed_catalog`; by default the output is ``<catalog>-embedded.fits``.
+        As given to `embed_catalog`; by default the output is ``<catalog>-embedded.fits``,
+        or .parquet where the catalogue is Parquet or HATS.
     shards : int
         N; all of them must be there.
     overwrite : bool
@@ -224,7 +229,7 @@ def missing_shards(output: Path, count: int, overwrite: bool, resume: bool) -> l
 
 def _output_path(catalog: Path, output: str | Path | None, shard: tuple[int, int] | None) -> Path:
     """Return the file to write, of the whole or of one shard."""
-    path = Path(output) if output else catalog.with_name(f"{catalog.name.split('.')[0]}-embedded.fits")
+    path = Path(output) if output else default_output(catalog, "embedded")
     return (
         path if shard is None else path.with_name(f"{path.stem}.shard-{shard[0]}-of-{shard[1]}{path.suffix}")
     )

@@ -4,7 +4,7 @@ Shapes: N rows of a block, D width.
 """
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -32,7 +32,7 @@ from astroclip.schema import (
 )
 from astroclip.tables import Table, append_columns, open_table
 from astroclip.tables.missing import to_floats
-from astroclip.tables.outputs import output_format
+from astroclip.tables.outputs import default_output, output_format
 
 BLOCK = 4096  # rows read, predicted and written at a time
 IMAGE, SPECTRUM = EMBEDDINGS
@@ -82,6 +82,7 @@ def predict_catalog(
     pdf: str | Path | None = None,
     embedding: Mapping[str, Any] | None = None,
     hdu: str | int | None = None,
+    drop: Sequence[str] = (),
     overwrite: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> PredictReport:
@@ -101,7 +102,7 @@ def predict_catalog(
     task : str
         ``redshift``, ``properties``, ``morphology`` or ``label``.
     output : str or Path, optional
-        By default ``<catalog>-<task>.fits`` beside the catalogue.
+        By default ``<catalog>-<task>.fits`` beside the catalogue, .parquet where it is Parquet or HATS.
     reference : str or Path, optional
         A table with embeddings and labels, or a model; by default the own reference of the catalogue's model.
     use : str
@@ -123,6 +124,8 @@ def predict_catalog(
         Options of `astroclip.predict.embed.embed_catalog`: ``model``, ``images``, ``spectra``, ...
     hdu : str or int, optional
         The table's HDU.
+    drop : sequence of str
+        Columns that the output is not to have, see `append_columns`.
 
     Raises
     ------
@@ -131,11 +134,11 @@ def predict_catalog(
     """
     paths, given = list_paths(catalog), embedding or {}
     made = are_pixels(paths) and not given.get("keep_pixels")
-    output = Path(output) if output else paths[0].with_name(f"{paths[0].name.split('.')[0]}-{task}.fits")
+    output = Path(output) if output else default_output(paths[0], task)
     _check_options(task, use, k, predictor, reference, vector)
     output_format(output)
     read = [*paths, reference, predictor, given.get("images"), given.get("spectra")]
-    check_outputs([output, pdf], read, overwrite, folders=[save_to], own=None if made else paths[0])
+    check_outputs([output, pdf], read, overwrite, folders=[save_to], own=None if made or drop else paths[0])
     own = given.get("model")
     with ExitStack() as stack:
         if made:
@@ -156,7 +159,7 @@ def predict_catalog(
         _check_same_model(table, fitted.inputs, fitted.reference, fitted.model, fitted.digest)
         if save_to is not None:
             save_predictor(fitted, save_to, overwrite=overwrite)
-        return _stream(table, fitted, output, pdf, overwrite, progress)
+        return _stream(table, fitted, output, pdf, drop, overwrite, progress)
 
 
 def _check_options(
@@ -182,7 +185,9 @@ def _embedded(
     table: Table | None = None,
 ) -> Table:
     """Embed the catalogue into a file beside the output, which goes when all is done."""
-    beside = stack.enter_context(scratch_folder(output.parent, str(output))) / "embedded.fits"
+    # Parquet stays Parquet: it may have columns that FITS cannot hold
+    suffix = ".parquet" if table is not None and table.hdu is None else ".fits"
+    beside = stack.enter_context(scratch_folder(output.parent, str(output))) / f"embedded{suffix}"
     given = {name: value for name, value in options.items() if value is not None}
     embed_catalog(paths, beside, hdu=hdu, **given)
     return open_table(beside, hdu=table.hdu if table else None)
@@ -247,6 +252,7 @@ def _stream(
     fitted: Predictor,
     output: Path,
     pdf: str | Path | None,
+    drop: Sequence[str],
     overwrite: bool,
     progress: Callable[[int, int], None] | None,
 ) -> PredictReport:
@@ -260,7 +266,7 @@ def _stream(
     with ExitStack() as stack:
         appender = stack.enter_context(
             append_columns(
-                table, output, specs, settings=settings, history=history, overwrite=overwrite,
+                table, output, specs, settings=settings, history=history, drop=drop, overwrite=overwrite,
                 overwrite_columns=True,
             )
         )  # fmt: skip

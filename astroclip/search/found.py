@@ -12,6 +12,7 @@ from astroclip.schema import (
     SEARCH_COLUMNS,
     SEARCH_HDU,
     TARGETID,
+    ColumnSpec,
     redshift_names,
 )
 from astroclip.search.index import model_of
@@ -68,10 +69,7 @@ def write_found(
     """
     block = read_rows(table, names, rows)
     kept = [table.column(name) for name in names]
-    for column in kept:
-        if column.dtype.kind == "U":  # FITS allows ASCII only, not all tables keep to it
-            block[column.name] = np.char.encode(block[column.name], "ascii", "replace")
-    specs = [table.spec(name) for name in names]
+    specs = [ColumnSpec(c.name, block[c.name].dtype.str, c.shape, c.unit, c.comment) for c in kept]
     found: dict[str, NDArray[Any]] = {
         "RANK": np.arange(1, len(rows) + 1, dtype=np.int32),
         "SIMILARITY": cosine.astype(np.float32),
@@ -83,7 +81,7 @@ def write_found(
         len(rows),
         [found | block],
         extname=SEARCH_HDU,
-        nulls={c.name: c.tnull for c in kept},
+        nulls={c.name: c.null for c in kept},
         overwrite=overwrite,
         **_provenance(table, settings, counts),
     )

@@ -21,7 +21,7 @@ from astroclip.search.query import build_query, choose_modalities
 from astroclip.search.query_pixels import PixelPlaces, check_pixels
 from astroclip.search.scan import SPARE, Progress, Shortlist, rank, read_rows, scan
 from astroclip.tables import Table, open_table
-from astroclip.tables.outputs import output_format
+from astroclip.tables.outputs import default_output, output_format
 from astroclip.tables.where import Where
 
 WIDER = 8  # with a condition the index is asked for so many times more rows, again and again
@@ -135,7 +135,7 @@ def search_catalog(
         Before anything is written, if the examples, the table, the model and the index do not fit.
     """
     path = Path(catalog)
-    output = Path(output) if output else path.with_name(f"{path.name.split('.')[0]}-search.fits")
+    output = Path(output) if output else default_output(path, "search")
     if k < 1:
         raise UsageError(f"{k} galaxies to find: expected at least 1")
     output_format(output)

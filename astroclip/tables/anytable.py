@@ -40,14 +40,6 @@ class Column:
     fields: Mapping[str, int] = field(default_factory=dict)
 
     @property
-    def tnull(self) -> int | None:
-        """`null` as FITS stores it, before TZERO."""
-        if self.null is None or self.dtype.kind not in "iu":
-            return None
-        zero = {"int8": -(2**7), "uint16": 2**15, "uint32": 2**31, "uint64": 2**63}.get(self.dtype.name, 0)
-        return self.null - zero
-
-    @property
     def is_plain(self) -> bool:
         """Whether it holds numbers, logicals or texts in rows of one length."""
         return self.dtype.kind in "biufcUS" and not self.lists and not self.fields

@@ -178,7 +178,8 @@ def to_native(stored: NDArray[Any], column: FitsColumn) -> NDArray[Any]:
         native = stored.astype(stored.dtype.newbyteorder("="))
         top_bit = np.array(1 << (8 * native.itemsize - 1), f"u{native.itemsize}")
         flipped = (native.view(top_bit.dtype) ^ top_bit).view(_OTHER_SIGN[column.letter])
-        return _masked(flipped, stored == column.tnull)
+        null = column.null
+        return flipped if null is None else _masked(flipped, stored == null - int(column.zero))
     if not column.scaled:
         native = stored.astype(stored.dtype.newbyteorder("="))
         return native if column.null is None else _masked(native, native == column.null)
@@ -240,7 +241,7 @@ def to_stored(values: NDArray[Any], spec: ColumnSpec) -> NDArray[Any]:
 
 
 def column_cards(spec: ColumnSpec, number: int, null: int | None = None) -> list[Card]:
-    """Return the cards that describe a `ColumnSpec` as column `number`; `null` is its stored TNULL."""
+    """Return the cards that describe a `ColumnSpec` as column `number`; `null` marks a missing integer."""
     dtype = np.dtype(spec.dtype)
     cards = [Card(f"TTYPE{number}", spec.name, spec.comment), Card(f"TFORM{number}", form_of(spec))]
     text = dtype.kind in "US"
@@ -253,5 +254,6 @@ def column_cards(spec: ColumnSpec, number: int, null: int | None = None) -> list
         cards.append(Card(f"TSCAL{number}", 1))
         cards.append(Card(f"TZERO{number}", _SIGN_OFFSET[_LETTER[dtype.name]]))
     if null is not None:
-        cards.append(Card(f"TNULL{number}", null))
+        flipped = dtype.name in ("int8", "uint16", "uint32", "uint64")
+        cards.append(Card(f"TNULL{number}", null - (_SIGN_OFFSET[_LETTER[dtype.name]] if flipped else 0)))
     return cards

@@ -114,10 +114,7 @@ class StoredColumn:
 
     def cards(self, number: int) -> list[Card]:
         """Return the cards that describe it."""
-        null = self.null
-        if null is not None:
-            null -= {"uint64": 2**63, "int8": -(2**7)}.get(self.spec.dtype, 0)  # as stored, before TZERO
-        cards = column_cards(self.spec, number, null)
+        cards = column_cards(self.spec, number, self.null)
         if self.column.lists:
             form = f"1Q{form_of(self.spec)[-1]}({self.longest})"
             cards = [Card(f"TFORM{number}", form) if card.key == f"TFORM{number}" else card for card in cards]

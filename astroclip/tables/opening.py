@@ -5,7 +5,7 @@ from pathlib import Path
 from astroclip.errors import DataError
 from astroclip.tables.arrowtable import ArrowTable
 from astroclip.tables.fitstable import FitsTable
-from astroclip.tables.formats import TableFormat, find_format, is_gzipped
+from astroclip.tables.formats import TableFormat, find_format, is_gzipped, split_hdu
 from astroclip.tables.hats import open_hats
 from astroclip.tables.markup import open_ecsv, open_votable
 from astroclip.tables.textfile import open_csv
@@ -47,11 +47,9 @@ def open_table(
     DataError
         If the file does not exist, is no table or cut short, or has no such HDU.
     """
-    name, source = str(path), Path(path)
-    if not source.exists() and "#" in source.name:
-        before, _, part = name.rpartition("#")
-        if part and Path(before).exists():
-            source, hdu = Path(before), part if hdu is None else hdu
+    name = str(path)
+    source, part = split_hdu(path)
+    hdu = part if hdu is None else hdu
     folder = Path(scratch) if scratch is not None else None
     kind = find_format(source)
     if kind is TableFormat.FITS:

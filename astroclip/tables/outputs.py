@@ -4,6 +4,8 @@ from enum import StrEnum
 from pathlib import Path
 
 from astroclip.errors import UsageError
+from astroclip.tables.formats import TableFormat, find_format, split_hdu
+from astroclip.tables.hats import is_hats
 
 
 class OutputFormat(StrEnum):
@@ -23,6 +25,20 @@ SUFFIXES = {
     ".vot": OutputFormat.VOTABLE, ".xml": OutputFormat.VOTABLE,
 }  # fmt: skip
 SHARD_FORMATS = (OutputFormat.FITS, OutputFormat.PARQUET)
+
+
+def default_output(table: str | Path, ending: str) -> Path:
+    """Return the name of an output that the user did not name: beside the table, Parquet where that is.
+
+    Raises
+    ------
+    DataError
+        If the table is a file that cannot be read.
+    """
+    source, _ = split_hdu(table)
+    arrow = (TableFormat.PARQUET, TableFormat.HATS)
+    stays = (is_hats(source) or source.is_file()) and find_format(source) in arrow
+    return source.with_name(f"{source.name.split('.')[0]}-{ending}{'.parquet' if stays else '.fits'}")
 
 
 def output_format(name: str | Path) -> OutputFormat:

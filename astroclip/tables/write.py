@@ -9,12 +9,13 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from astroclip.errors import DataError
 from astroclip.files import Part, check_output, check_space, written_beside
 from astroclip.schema import ColumnSpec
 from astroclip.tables.arrowfields import spec_array, spec_field
 from astroclip.tables.columns import column_cards, stored_dtype, string_width, to_stored
 from astroclip.tables.hdus import Card, Checksum, join_cards, padded, seal_header
-from astroclip.tables.layout import add_card
+from astroclip.tables.layout import MAX_COLUMNS, add_card
 from astroclip.tables.outputs import OutputFormat, output_format
 from astroclip.tables.provenance import cards_metadata, program_cards
 from astroclip.tables.writers import check_columns, write_batches
@@ -28,7 +29,7 @@ def new_table(
 ) -> tuple[np.dtype[Any], list[bytes]]:
     """Return the type of a row (fields c0, c1, ...) and the cards of a table that is to be written.
 
-    `nulls` gives the integer that is stored for a missing value, by column.
+    `nulls` gives the integer that marks a missing value, by column.
     """
     row = np.dtype([(f"c{i}", stored_dtype(spec)) for i, spec in enumerate(columns)])
     cards = [
@@ -50,6 +51,7 @@ def write_table(
     nulls: Mapping[str, int | None] | None = None,
     cards: Mapping[str, Any] | None = None,
     history: Sequence[str] = (),
+    drop: Sequence[str] = (),
     overwrite: bool = False,
 ) -> None:
     """Write a table of `nrows` rows; the file gets its name when it is complete, or there is none.
@@ -67,34 +69,61 @@ def write_table(
     extname
         Name of the HDU.
     nulls
-        The integer that is stored (before TZERO) for a missing value, by column: written as TNULL.
+        The integer that marks a missing value, by column: TNULL of FITS. It also fills masked integers.
     cards
         More cards, value or (value, comment) by keyword; those of program and date are always written.
     history
         HISTORY cards: inputs with checksums, settings, counts.
+    drop
+        Columns, in any case, that are not to be written.
     overwrite
         Replace an existing file.
 
     Raises
     ------
     UsageError
-        If the file exists, or a column has no FITS type.
+        If the file exists.
     DataError
-        If the folder cannot be written, or the disk is too small or becomes full.
+        If the format cannot hold a column, there is none of a name in `drop`, the folder cannot be written,
+        or the disk is too small or becomes full.
     ValueError
         If the blocks hold other columns or types than announced, or more or fewer rows.
     """
     name, target = str(path), Path(os.path.realpath(path))
     form = output_format(name)
     check_output(target, name, overwrite)
+    columns = check_new_columns(name, columns, drop)
     said = [Card("EXTNAME", extname), *program_cards(cards or {}, history)]
     if form is OutputFormat.FITS:
         _write_fits(target, name, columns, nrows, blocks, nulls or {}, said)
         return
     schema = pa.schema([spec_field(spec) for spec in columns], cards_metadata(said))
-    check_columns(form, schema, name)
     with written_beside(target, name) as beside:
         write_batches(form, beside, schema, _batches(schema, columns, nrows, blocks, nulls or {}))
+
+
+def check_new_columns(
+    path: str | Path, columns: Sequence[ColumnSpec], drop: Sequence[str] = ()
+) -> list[ColumnSpec]:
+    """Return the columns of a new table that are not dropped, if the format of its name can hold them.
+
+    Raises
+    ------
+    UsageError
+        If tables are not written with this suffix.
+    DataError
+        If the format cannot hold a column, or there is none of a name in `drop`.
+    """
+    form, gone = output_format(path), {name.upper() for name in drop}
+    if missing := gone - {spec.name.upper() for spec in columns}:
+        listed = ", ".join(spec.name for spec in columns)
+        raise DataError(f"{path}: there is no column {', '.join(sorted(missing))} to drop; columns: {listed}")
+    kept = [spec for spec in columns if spec.name.upper() not in gone]
+    if form is not OutputFormat.FITS:
+        check_columns(form, pa.schema([spec_field(spec) for spec in kept]), str(path))
+    elif len(kept) > MAX_COLUMNS:
+        raise DataError(f"{path}: {len(kept)} columns, FITS allows {MAX_COLUMNS}. Write .parquet instead")
+    return kept
 
 
 def _batches(
@@ -170,8 +199,10 @@ def _to_rows(
     rows = np.empty(_check_block(block, columns), row)
     for i, spec in enumerate(columns):
         values, null = block[spec.name], nulls.get(spec.name)
-        if np.ma.isMaskedArray(values) and null is not None:
+        if np.ma.isMaskedArray(values) and null is not None and values.dtype.kind in "iu":
             values = values.filled(null)
+        if values.dtype.kind == "U":  # FITS allows ASCII only
+            values = np.char.encode(np.ma.getdata(values), "ascii", "replace")
         rows[f"c{i}"] = to_stored(values, spec)
     return rows
 

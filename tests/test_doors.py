@@ -120,6 +120,30 @@ def test_inspect_says_where_the_rows_are(tmp_path, kind):
     assert np.ravel(facts["dec_deg"]) == pytest.approx([-5, -4.94], abs=1e-5)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_crossmatch_by_positions_of_every_kind_on_every_side(surveys, tmp_path, kind):
+    """The table of spectra, the table of images and the table of labels."""
+    options = write_places(tmp_path / "t.fits", kind)
+    write_places(tmp_path / "deg.fits", "deg")
+    left = run(
+        "crossmatch", tmp_path / "t.fits", surveys / "cut", "-o", tmp_path / "a", "--no-pairs", *options
+    )
+    assert left.exit_code == 0, left.exception
+    image_options = [word.replace("--", "--image-") for word in options]
+    words = ["crossmatch", tmp_path / "deg.fits", tmp_path / "t.fits", "-o", tmp_path / "b", "--no-pairs"]
+    if kind != "named":
+        words += ["--labels", tmp_path / "t.fits"]
+    right = run(*words, *image_options)
+    assert right.exit_code == 0, right.exception
+    for name in ("a", "b"):
+        found = fitsio.read(tmp_path / f"{name}.fits")
+        assert found["SPECTRA_ROW"].tolist() == [0, 1, 2, 3]
+        assert (found["SEPARATION"] < 0.01).all()
+        np.testing.assert_allclose(found["IMAGE_RA"], SKY.ra.deg, atol=1e-5)
+    if kind != "named":
+        assert found["ID"].tolist() == [0, 1, 2, 3]
+
+
 @pytest.mark.parametrize("task", ["embed", "predict"])
 def test_a_position_that_cannot_be_read_is_refused_before_anything_is_written(
     surveys, tiny_model, tmp_path, task

@@ -17,6 +17,7 @@ from astroclip.data.targetid import decode_targetid
 from astroclip.schema import MATCH_COLUMNS, TARGETID, ColumnSpec, Reason
 from astroclip.sky import IntArray
 from astroclip.tables.columns import stored_dtype
+from astroclip.tables.identity import exact_integers
 
 _REASON_NAMES = np.array([reason.name for reason in Reason], "S")
 
@@ -152,7 +153,9 @@ class RejectTable:
             block: dict[str, NDArray] = {"ROW": rows + start, "REASON": _REASON_NAMES[reason[rows]]}
             if self._targetid:
                 ids = self._spectra.catalog.read([self._targetid], start, start + len(reason))
-                block[TARGETID] = ids[self._targetid][rows].astype(np.int64)
+                block[TARGETID] = exact_integers(ids[self._targetid], f"column '{self._targetid}'", start)[
+                    rows
+                ]
             yield block
 
 

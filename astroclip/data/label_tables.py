@@ -184,7 +184,7 @@ def _read_table(table: Table) -> tuple[Labels, Who]:
 def _is_label(column: Column) -> bool:
     """Tell whether a column can be joined: numbers, logicals, texts; no lists of varying length."""
     index = column.name.startswith("_healpix_")  # of HATS
-    return column.is_plain and column.dtype.kind != "c" and not index
+    return column.is_plain and column.dtype.kind in "biufU" and not index
 
 
 def _free_name(name: str, taken: set[str]) -> str:

@@ -47,6 +47,13 @@ class Angle(NamedTuple):
     is_ra: bool
     declared: bool
 
+    @property
+    def stated(self) -> str:
+        """How the column is read, in words."""
+        if self.column.dtype.kind not in "US":
+            return self.column.unit or "deg, not stated"
+        return f"text, {self.column.unit or ('deg, or hours as 10:41:02.5' if self.is_ra else 'deg')}"
+
     def read(self, block: Block, table: str, first_row: int) -> FloatArray:
         """Return degrees, NaN where they are missing."""
         values, where = block[self.column.name], f"{table}: column '{self.column.name}'"

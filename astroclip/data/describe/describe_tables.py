@@ -89,8 +89,8 @@ def _place_facts(table: Table, who: WhoColumns | None) -> dict[str, Any]:
     if len(beside) > 1 and table.nrows > 1:
         facts["HDUs with as many rows"] = ", ".join(beside)
     if who and who.position:
-        angles = (who.position.ra.column, who.position.dec.column)
-        facts["position"] = ", ".join(f"{c.name} ({c.unit or 'deg, not stated'})" for c in angles)
+        angles = (who.position.ra, who.position.dec)
+        facts["position"] = ", ".join(f"{angle.column.name} ({angle.stated})" for angle in angles)
     return facts
 
 

@@ -4,6 +4,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import fitsio
+import numpy as np
 import pytest
 
 from astroclip.crossmatch.build import build_pairs
@@ -45,6 +47,7 @@ def test_no_output_is_an_input_or_another_output(
     (tmp_path / "folder").mkdir()
     for name in ("in.fits", "images.fits", "spectra.fits", "reference.fits", "index.fits"):
         (tmp_path / name).write_text(name)
+    fitsio.write(str(tmp_path / "in.fits"), np.zeros(2, [("RA", "f8"), ("DEC", "f8")]), clobber=True)
     (tmp_path / "link.fits").symlink_to("images.fits")
     given = {name: value + ".fits" if value == "index" else value for name, value in given.items()}
     before = {path: path.is_file() and path.read_bytes() for path in tmp_path.iterdir()}

@@ -32,7 +32,6 @@ def test_targetid_first_then_brick_numbers_then_position():
 
 def test_pixels_that_know_brick_numbers_only():
     lookup = RowLookup({"RELEASE": np.full(3, 9011), "BRICKID": np.full(3, 5), "OBJID": np.arange(3)})
-    assert not lookup.has_positions
     match = lookup.match(who(TARGETID=encode_targetid(9011, 5, np.array([2, 9, 0]))))
     assert match.row.tolist() == [2, -1, 0]
 

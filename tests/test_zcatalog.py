@@ -8,9 +8,8 @@ from builders import truncate, write_coadd
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from astroclip.data import desi, zcatalog
-from astroclip.data.coadd_tree import SpectrumStatus, coadd_path, read_coadds
-from astroclip.data.grid import NODATA
+from astroclip.data import desi
+from astroclip.data.coadd_tree import CoaddTree, SpectrumStatus, check_coadds, coadd_path
 from astroclip.data.zcatalog import Reject, find_cut
 from astroclip.errors import DataError, UsageError
 
@@ -47,7 +46,6 @@ def test_every_reason_is_told(spell, encode):
     cut = find_cut("galaxy", block)
     reason = cut.reject(block)
     assert [Reject(r).name for r in reason] == list(PLANTED)
-    assert set(zcatalog.count_rejects(reason).values()) == {1}
     assert set(cut.columns) == {spell(k) for k in GOOD} - {spell("SV_PRIMARY"), spell("MAIN_PRIMARY")}
     original = find_cut("original", block)
     expected = ["KEPT", "KEPT", "BAD_FIBER", "KEPT", "NOT_PRIMARY", "KEPT"]
@@ -149,36 +147,47 @@ def test_spectra_of_catalogue_rows(tree):
         (-1, "main", "dark", 101, SpectrumStatus.NOT_IN_FILE, None),
     ]
     targetid, survey, program, healpix, status, place = zip(*rows, strict=True)
-    found = read_coadds(tree, targetid, survey, np.array(program, "S8"), healpix)
-    assert found.status.tolist() == list(status)
-    for i, row in enumerate(place):
-        if row is None:
-            assert not found.spectra.flux[i].any()
-            assert (found.spectra.mask[i] == NODATA).all()
-            continue
-        with desi.open_coadd(coadd_path(tree, survey[i].strip(), program[i], healpix[i])) as coadd:
-            truth = coadd.read([row])
-        for have, expected in zip(found.spectra[1:], truth[1:], strict=True):
+    program = np.array(program, "S8")
+    found, problems = check_coadds(tree, targetid, survey, program, healpix)
+    assert found.tolist() == list(status)
+    spectra = CoaddTree(tree)
+    number = spectra.find(targetid, survey, program, healpix)
+    absent = np.isin(status, (SpectrumStatus.NO_FILE, SpectrumStatus.NOT_IN_FILE))
+    np.testing.assert_array_equal(number < 0, absent)
+    there = np.flatnonzero(found == SpectrumStatus.FOUND)
+    read = spectra.read(number[there])
+    for i, row in enumerate(there):
+        key = survey[row].strip(), program[row].decode(), healpix[row]
+        with desi.open_coadd(coadd_path(tree, *key)) as coadd:
+            truth = coadd.read([place[row]])
+        for have, expected in zip(read[1:], truth[1:], strict=True):
             np.testing.assert_array_equal(have[i], expected[0])
-    assert sorted(p.name for p, _ in found.problems) == [
-        "coadd----1.fits",
-        "coadd-main-bright-101.fits",
-        "coadd-main-dark-7.fits",
-    ]
-    assert "cut short" in dict(found.problems)[coadd_path(tree, "main", "dark", 7)]
+    with pytest.raises(DataError, match=r"coadd-main-dark-7.*cut short"):
+        spectra.read(number[found == SpectrumStatus.UNREADABLE])
+    for listed in (problems, spectra.problems):
+        assert sorted(p.name for p, _ in listed) == [
+            "coadd----1.fits",
+            "coadd-main-bright-101.fits",
+            "coadd-main-dark-7.fits",
+        ]
+        assert "cut short" in dict(listed)[coadd_path(tree, "main", "dark", 7)]
+    again = spectra.find(targetid, survey, program, healpix)  # numbers stay
+    np.testing.assert_array_equal(again, number)
+    spectra.close()
 
 
 @settings(max_examples=15, deadline=None)
 @given(st.lists(st.sampled_from([1, 2, 3, 10, 50]), max_size=6))
 def test_any_targets_of_one_file(tree, targets):
-    found = read_coadds(tree, targets, "sv3", "dark", 26065)
+    spectra = CoaddTree(tree)
+    number = spectra.find(targets, "sv3", "dark", 26065)
     with desi.open_coadd(coadd_path(tree, "sv3", "dark", 26065)) as coadd:
         whole = coadd.read()
         places = {int(target): row for row, target in enumerate(coadd.targetid)}
-    for i, target in enumerate(targets):
-        assert (found.status[i] == SpectrumStatus.FOUND) == (target in places)
-        if target in places:
-            np.testing.assert_array_equal(found.spectra.flux[i], whole.flux[places[target]])
+    there = [target for target in targets if target in places]
+    assert (number >= 0).tolist() == [target in places for target in targets]
+    flux = spectra.read(number[number >= 0]).flux
+    np.testing.assert_array_equal(flux, whole.flux[[places[target] for target in there]])
 
 
 def test_real_coadd_in_its_place(survey_data, tmp_path):
@@ -188,6 +197,10 @@ def test_real_coadd_in_its_place(survey_data, tmp_path):
     shutil.copy(survey_data / "desi" / "coadd-sv3-dark-26065.fits.gz", path)
     with desi.open_coadd(path) as coadd:
         ids = coadd.targetid.copy()
-    found = read_coadds(tmp_path, ids[::-1], "sv3", "dark", 26065)
-    assert (found.status == SpectrumStatus.FOUND).all()
-    assert found.spectra.ivar.any(axis=1).tolist() == [True, False, True, False, False]
+    status, problems = check_coadds(tmp_path, ids[::-1], "sv3", "dark", 26065)
+    found, empty = SpectrumStatus.FOUND, SpectrumStatus.NO_GOOD_PIXEL
+    assert status.tolist() == [found, empty, found, empty, empty]
+    assert not problems
+    spectra = CoaddTree(tmp_path)
+    read = spectra.read(spectra.find(ids[::-1], "sv3", "dark", 26065))
+    assert read.good.any(axis=1).tolist() == [True, False, True, False, False]

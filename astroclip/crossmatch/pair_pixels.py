@@ -11,7 +11,7 @@ from astroclip.crossmatch.image_side import ImageSide, read_images
 from astroclip.crossmatch.match_table import MatchedImages
 from astroclip.crossmatch.plan import Plan, Progress
 from astroclip.crossmatch.spectra_side import TargetRows
-from astroclip.data.coadd_tree import read_coadds
+from astroclip.data.coadd_tree import CoaddTree
 from astroclip.data.grid import NODATA
 from astroclip.data.label_tables import LabelRows, LabelTable
 from astroclip.data.pairs import Label, PairsWriter
@@ -37,13 +37,14 @@ class PairReader:
         labels: list[tuple[LabelTable, LabelRows]],
     ) -> None:
         self._targets, self._plan, self._side, self._images = targets, plan, side, images
-        self._coadds, self._labels = coadds, labels
+        self._spectra, self._labels = CoaddTree(coadds), labels
         self._thread = ThreadPoolExecutor(1, "images")
         self._row = np.argsort(plan.pair, kind="stable")[len(plan.pair) - plan.n_pairs :]  # of each pair
 
     def close(self) -> None:
-        """End the thread that reads images."""
+        """End the thread that reads images, and close the coadds."""
         self._thread.shutdown()
+        self._spectra.close()
 
     def read(self, start: int, stop: int) -> PairRows:
         """Return pairs as the writer takes them.
@@ -57,13 +58,14 @@ class PairReader:
         target, image = self._plan.target[rows], self._plan.image[rows]
         columns = {name: values[target] for name, values in self._targets.columns.items()}
         images = self._thread.submit(read_images, self._side, image)
-        found = read_coadds(self._coadds, *self._targets.coadd_key(target))
-        if found.status.any():
+        number = self._spectra.find(*self._targets.coadd_key(target))
+        if (number < 0).any():
+            reasons = "; ".join(text for _, text in self._spectra.problems)
             raise DataError(
-                f"{self._coadds}: {int((found.status != 0).sum())} spectra that were there have gone "
-                f"({'; '.join(text for _, text in found.problems)}). Restore them and resume, or start again"
+                f"{self._spectra.name}: {int((number < 0).sum())} spectra that were there have gone "
+                f"({reasons}). Restore them and resume, or start again"
             )
-        _, flux, ivar, mask = found.spectra
+        _, flux, ivar, mask = self._spectra.read(number)
         low = mask & 0xFFFF  # the file has room for 16 bits
         columns |= {PairsKey.FLUX: flux, PairsKey.IVAR: ivar}
         columns[PairsKey.MASK] = np.where((mask != 0) & (low == 0), NODATA, low).astype(np.uint16)

@@ -2,7 +2,7 @@
 
 Data model: https://desidatamodel.readthedocs.io,
 healpix/SURVEY/PROGRAM/PIXGROUP/PIXNUM/coadd-SURVEY-PROGRAM-PIXNUM.fits, HEALPix nside 64 nested.
-Shapes: n rows of a catalogue, S = 7781 wavelengths.
+Shapes: n rows of a catalogue.
 """
 
 from collections.abc import Callable
@@ -16,11 +16,11 @@ from numpy.typing import ArrayLike, NDArray
 
 from astroclip.data.coadd_sets import OpenCoadds
 from astroclip.data.desi import Coadd
-from astroclip.data.grid import NODATA, stack_spectra
+from astroclip.data.grid import stack_spectra
 from astroclip.data.pixel_rows import PixelRows
 from astroclip.data.pixels import How, Match, Spectra
 from astroclip.errors import DataError
-from astroclip.schema import N_WAVE, TARGETID, desi_wave
+from astroclip.schema import TARGETID
 from astroclip.tables.identity import Who
 
 COADD_KEY = (TARGETID, "SURVEY", "PROGRAM", "HEALPIX")
@@ -35,25 +35,7 @@ class SpectrumStatus(IntEnum):
     NO_FILE = 1  # the tree has no coadd of the row's SURVEY, PROGRAM and HEALPIX
     UNREADABLE = 2  # the coadd is damaged, or not one
     NOT_IN_FILE = 3  # the coadd has no row of the TARGETID
-    NO_GOOD_PIXEL = 4  # nothing was measured: told by `check_coadds`; `read_coadds` gives what is there
-
-
-class CatalogueSpectra(NamedTuple):
-    """Spectra of a catalogue's rows, in its order.
-
-    Attributes
-    ----------
-    spectra
-        (n, S) on DESI's grid; flux and ivar are 0 and the mask is `grid.NODATA` where there is no spectrum.
-    status
-        (n,) `SpectrumStatus`.
-    problems
-        Files that are missing or cannot be read, and why.
-    """
-
-    spectra: Spectra
-    status: NDArray[np.int8]
-    problems: list[tuple[Path, str]]
+    NO_GOOD_PIXEL = 4  # nothing was measured
 
 
 def coadd_path(root: str | Path, survey: str, program: str, healpix: int) -> Path:
@@ -70,39 +52,6 @@ def coadd_path(root: str | Path, survey: str, program: str, healpix: int) -> Pat
     return zipped if zipped.is_file() and not path.is_file() else path
 
 
-def read_coadds(
-    root: str | Path, targetid: ArrayLike, survey: ArrayLike, program: ArrayLike, healpix: ArrayLike
-) -> CatalogueSpectra:
-    """Read the spectra of a catalogue's rows from the tree of coadds, each file once.
-
-    Memory is 93 kB a row: ask for blocks of rows, best in the order of their files. Where a file has a target
-    several times, its spectra are combined by inverse variance.
-
-    Parameters
-    ----------
-    root
-        See `coadd_path`.
-    targetid
-        (n,) integers.
-    survey, program, healpix
-        (n,) or one value; blanks around the names are ignored.
-    """
-    ids = np.atleast_1d(np.asarray(targetid, np.int64))
-    flux, ivar = np.zeros((2, len(ids), N_WAVE), np.float32)
-    mask = np.full(flux.shape, NODATA, np.int32)
-
-    def read(coadd: Coadd, places: NDArray[np.int64], rows: NDArray[np.int64]) -> None:
-        unique, inverse = np.unique(places, return_inverse=True)
-        spectra = coadd.read_targets(unique).take(inverse)
-        for values, pixels in zip((flux, ivar, mask), spectra[1:], strict=True):
-            values[rows] = pixels
-
-    where = find_coadds_of(root, ids, survey, program, healpix)
-    with closing(OpenCoadds()) as coadds:
-        status, problems = _visit(coadds, where, ids, read)
-    return CatalogueSpectra(Spectra(desi_wave(), flux, ivar, mask), status, problems)
-
-
 class CoaddPlaces(NamedTuple):
     """The coadds of a catalogue's rows: their paths in the order in which rows need them, and each row's."""
 
@@ -113,7 +62,17 @@ class CoaddPlaces(NamedTuple):
 def find_coadds_of(
     root: str | Path, targetid: ArrayLike, survey: ArrayLike, program: ArrayLike, healpix: ArrayLike
 ) -> CoaddPlaces:
-    """Return which coadd each row of a catalogue is in, whether it exists or not (see `read_coadds`)."""
+    """Return which coadd each row of a catalogue is in, whether it exists or not.
+
+    Parameters
+    ----------
+    root
+        See `coadd_path`.
+    targetid
+        (n,) integers.
+    survey, program, healpix
+        (n,) or one value; blanks around the names are ignored.
+    """
     shape = np.atleast_1d(np.asarray(targetid)).shape
     names = [np.broadcast_to(_strip(np.asarray(values)), shape) for values in (survey, program)]
     pixel = np.broadcast_to(np.asarray(healpix, np.int64), shape)
@@ -138,10 +97,10 @@ def check_coadds(
     healpix: ArrayLike,
     progress: Callable[[int, int], None] | None = None,
 ) -> tuple[NDArray[np.int8], list[tuple[Path, str]]]:
-    """Say of each row of a catalogue whether `read_coadds` finds a spectrum with anything in it.
+    """Say of each row of a catalogue whether `CoaddTree` finds a spectrum with anything in it.
 
     Reads the list of targets of each file, and few pixels of each spectrum; `progress` is told (rows done,
-    all rows).
+    all rows). The other parameters are those of `find_coadds_of`.
 
     Returns
     -------
@@ -215,19 +174,31 @@ class CoaddTree(PixelRows[Spectra]):
 
     def match(self, who: Who, radius_arcsec: float = 1.0) -> Match:  # noqa: ARG002 - never by position
         """Look for the target of each row in its coadd."""
-        number = np.full(len(who.ra), -1, np.int64)
-        key = [who.ids.get(name, number) for name in COADD_KEY]
+        n = len(who.ra)
+        if not all(name in who.ids for name in COADD_KEY):
+            return Match(np.full(n, -1), np.full(n, How.NONE, np.int8), np.zeros(n, bool))
+        number = self.find(*(who.ids[name] for name in COADD_KEY))
+        return Match(number, np.where(number >= 0, How.ID, How.NONE).astype(np.int8), np.zeros(n, bool))
+
+    def find(
+        self, targetid: ArrayLike, survey: ArrayLike, program: ArrayLike, healpix: ArrayLike
+    ) -> NDArray[np.int64]:
+        """Return the number of each target's spectrum, -1 where its coadd does not exist or lacks it.
+
+        See `find_coadds_of`. What is wrong with files is added to `problems`.
+        """
+        ids = np.atleast_1d(np.asarray(targetid, np.int64))
+        number = np.full(len(ids), -1)
 
         def note(coadd: Coadd, places: NDArray[np.int64], rows: NDArray[np.int64]) -> None:
             number[rows] = self._number(coadd.path, len(coadd)) + places
 
-        where = find_coadds_of(self._root, *key)
-        status, problems = _visit(self._coadds, where, key[0], note)
+        where = find_coadds_of(self._root, ids, survey, program, healpix)
+        status, problems = _visit(self._coadds, where, ids, note)
         self.problems += [problem for problem in problems if problem not in self.problems]
         for row in np.flatnonzero(status == SpectrumStatus.UNREADABLE):
             number[row] = self._number(where.files[where.file[row]], 1)
-        how = np.where(number >= 0, How.ID, How.NONE).astype(np.int8)
-        return Match(number, how, np.zeros(len(number), bool))
+        return number
 
     def _number(self, path: Path, rows: int) -> int:
         """Return the number of the first row of a file, a new one if it has none yet."""

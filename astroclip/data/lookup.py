@@ -54,11 +54,6 @@ class RowLookup:
         self._dec = dec[self._by_dec]
         self._ra = np.asarray(ra, float)[self._by_dec] if len(dec) else np.zeros(0)
 
-    @property
-    def has_positions(self) -> bool:
-        """Whether any row can be found by position."""
-        return bool(np.isfinite(self._dec[:1]).any())
-
     def has_key(self, who: Who) -> NDArray[np.bool_]:
         """Say which galaxies have an identifier of a kind that the index has, (n,)."""
         has = np.zeros(len(who.ra), bool)

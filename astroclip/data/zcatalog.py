@@ -112,12 +112,6 @@ def find_cut(name: str, columns: Iterable[str]) -> Cut:
     return Cut(name, (*(present[column] for column in needed), *primary), primary)
 
 
-def count_rejects(reason: NDArray[np.int8]) -> dict[str, int]:
-    """Return how many rows have each `Reject`, by its name, in the order of the rules, zeros too."""
-    counts = np.bincount(reason, minlength=len(Reject))
-    return {rule.name: int(counts[rule]) for rule in Reject}
-
-
 def _strip(values: NDArray) -> NDArray[np.str_]:
     """Return text without its padding, whether it is bytes or not."""
     return np.char.strip(values.astype(str))

@@ -108,10 +108,19 @@ def check_outputs(
 
 
 def is_same_file(one: Name, other: Name) -> bool:
-    """Tell whether two names are of one file or folder, links followed."""
+    """Tell whether two names are of one file or folder, links followed, whichever HDU they name."""
+    one, other = split_hdu(one)[0], split_hdu(other)[0]
     if Path(one).exists() and Path(other).exists():
         return Path(one).samefile(other)
     return os.path.realpath(one) == os.path.realpath(other)
+
+
+def split_hdu(path: Name) -> tuple[Path, str | None]:
+    """Return the file and the HDU of ``FILE#HDU``; no HDU where there is a file of that very name."""
+    file, _, hdu = str(path).rpartition("#")
+    if file and hdu and not Path(path).exists() and Path(file).exists():
+        return Path(file), hdu
+    return Path(path), None
 
 
 def check_output(output: Path, name: str, overwrite: bool, suffixes: Sequence[str] = ()) -> None:

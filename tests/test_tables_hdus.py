@@ -9,7 +9,8 @@ import pytest
 from astropy.io import fits
 from catalog_files import append_all, need, read_all
 
-from astroclip.errors import DataError
+from astroclip.errors import DataError, UsageError
+from astroclip.files import check_outputs, split_hdu
 from astroclip.tables import open_table
 
 IDS = np.array([7, 5, 9])
@@ -85,6 +86,13 @@ def test_a_part_is_named_as_stilts_does(fastspecfit: Path) -> None:
     same = fastspecfit.rename(fastspecfit.with_name("fast.fits#2"))
     with open_table(same) as table:  # a file of that very name wins
         assert table.hdu == 1
+
+
+def test_an_input_that_names_its_part_is_not_overwritten(fastspecfit: Path) -> None:
+    assert split_hdu(f"{fastspecfit}#2") == (fastspecfit, "2")
+    assert split_hdu(fastspecfit) == (fastspecfit, None)
+    with pytest.raises(UsageError, match="is an input of this run"):
+        check_outputs([fastspecfit], [f"{fastspecfit}#2"], overwrite=True)
 
 
 def test_columns_are_added_to_a_named_part(fastspecfit: Path, tmp_path: Path) -> None:

@@ -27,16 +27,6 @@ class TableFormat(StrEnum):
     VOTABLE = "VOTable"
 
 
-def split_hdu(path: str | Path) -> tuple[Path, str | None]:
-    """Split ``FILE#HDU``, as STILTS writes it, where FILE exists and no file of the whole name does."""
-    name, source = str(path), Path(path)
-    if not source.exists() and "#" in source.name:
-        before, _, part = name.rpartition("#")
-        if part and Path(before).exists():
-            return Path(before), part
-    return source, None
-
-
 def find_format(path: str | Path) -> TableFormat | None:
     """Tell what format a file or folder has; None if it is none of a table.
 

@@ -3,9 +3,10 @@
 from pathlib import Path
 
 from astroclip.errors import DataError
+from astroclip.files import split_hdu
 from astroclip.tables.arrowtable import ArrowTable
 from astroclip.tables.fitstable import FitsTable
-from astroclip.tables.formats import TableFormat, find_format, is_gzipped, split_hdu
+from astroclip.tables.formats import TableFormat, find_format, is_gzipped
 from astroclip.tables.hats import open_hats
 from astroclip.tables.markup import open_ecsv, open_votable
 from astroclip.tables.textfile import open_csv

@@ -4,7 +4,8 @@ from enum import StrEnum
 from pathlib import Path
 
 from astroclip.errors import UsageError
-from astroclip.tables.formats import TableFormat, find_format, split_hdu
+from astroclip.files import split_hdu
+from astroclip.tables.formats import TableFormat, find_format
 from astroclip.tables.hats import is_hats
 
 

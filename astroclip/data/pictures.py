@@ -10,28 +10,18 @@ Trap: north is up, so the first row of a picture is the last one of the FITS ima
 Shapes: n stamps, H rows and W columns of a picture, 3 colours.
 """
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from astroclip.data.filenames import read_names
-from astroclip.data.lookup import RowLookup
-from astroclip.data.pixels import (
-    BLOCK_ROWS,
-    BY_BRICK,
-    BY_FILE,
-    BY_POSITION,
-    BY_TARGETID,
-    Images,
-    Match,
-    Modality,
-)
+from astroclip.data.pixel_rows import IndexedFiles
+from astroclip.data.pixels import BY_BRICK, BY_FILE, BY_POSITION, BY_TARGETID, Images, Modality
 from astroclip.data.stamps import cut_centre, find_areas
 from astroclip.errors import DataError
-from astroclip.schema import BANDS, CUTOUT_SIZE, STRETCH_M, STRETCH_Q
+from astroclip.schema import BANDS, STRETCH_M, STRETCH_Q
 from astroclip.tables.identity import Who
 
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg")
@@ -40,67 +30,24 @@ MODES = ("RGB", "RGBA", "P")  # of Pillow: colours, with transparency, of a pale
 _STEP = {"PNG": 1 / 255, "JPEG": 3 / 255}  # how far a colour may be off its value
 
 
-class PictureFolder:
-    """PNG and JPEG pictures in files, one galaxy each at its centre (use `open_pictures`).
-
-    Attributes
-    ----------
-    name, modality, problems, found_by
-        See `PixelSet`; `problems` are files that could not be read.
-    files
-        Paths, sorted.
-    """
+class PictureFolder(IndexedFiles[Images]):
+    """PNG and JPEG pictures in files, one galaxy each at its centre (use `open_pictures`)."""
 
     modality: Modality = "image"
-    found_by: tuple[str, ...] = (BY_TARGETID, BY_BRICK, BY_FILE, BY_POSITION)
 
     def __init__(self, name: str, files: list[Path]) -> None:
-        self.name, self.files = name, files
-        self.problems: list[tuple[Path, str]] = []
-        self._who = read_names(files).who
-        self._lookup = RowLookup(*self._who)
+        who = read_names(files).who
+        parts = [
+            Who({key: values[[i]] for key, values in who.ids.items()}, who.ra[[i]], who.dec[[i]])
+            for i in range(len(files))
+        ]
+        super().__init__(name, (BY_TARGETID, BY_BRICK, BY_FILE, BY_POSITION), files, parts)
 
-    def __len__(self) -> int:
-        return len(self.files)
-
-    def close(self) -> None:
-        """Do nothing: no file stays open between calls."""
-
-    def blocks(self, rows: int = BLOCK_ROWS) -> Iterator[Who]:
-        """Yield identity and position of all pictures, at most `rows` at a time."""
-        for start in range(0, len(self), rows):
-            part = slice(start, start + rows)
-            ids = {name: values[part] for name, values in self._who.ids.items()}
-            yield Who(ids, self._who.ra[part], self._who.dec[part])
-
-    def locate(self, rows: ArrayLike) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Return the number of the file of each picture, and 0: each file has one."""
-        number = np.asarray(rows, np.int64)
-        return number, np.zeros_like(number)
-
-    def match(self, who: Who, radius_arcsec: float = 1.0) -> Match:
-        """Find a picture for each row: by the identifier, else by the position, in its name."""
-        return self._lookup.match(who, radius_arcsec)
-
-    def read(
-        self,
-        rows: ArrayLike,
-        ra: ArrayLike | None = None,  # noqa: ARG002 - the centre of a picture is its galaxy
-        dec: ArrayLike | None = None,  # noqa: ARG002
-        size: int = CUTOUT_SIZE,
-    ) -> Images:
-        """Read the centres of pictures by the number of their file.
-
-        Raises
-        ------
-        DataError
-            If a file is damaged, or is not a picture of three colours.
-        """
-        number = np.asarray(rows, np.int64)
-        stamps = np.empty((len(number), len(COLOURS), size, size), np.float32)
-        for stamp, file in zip(stamps, number.tolist(), strict=True):
+    def _read(self, rows: NDArray[np.int64], size: int) -> Images:
+        stamps = np.empty((len(rows), len(COLOURS), size, size), np.float32)
+        for stamp, file in zip(stamps, rows.tolist(), strict=True):
             stamp[...] = cut_centre(read_picture(self.files[file])[None], size)[0]
-        return Images(stamps, np.full(len(number), np.nan), COLOURS, stretched=True)
+        return Images(stamps, np.full(len(rows), np.nan), COLOURS, stretched=True)
 
 
 def open_pictures(path: str | Path) -> PictureFolder:

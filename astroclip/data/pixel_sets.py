@@ -9,7 +9,7 @@ from pathlib import Path
 from astroclip.data.coadd_sets import CoaddRows, open_coadd_files
 from astroclip.data.coadd_tree import COADD_KEY, CoaddTree, is_tree
 from astroclip.data.cutouts import LAYERS, LayerCutouts
-from astroclip.data.image_columns import ImageColumn
+from astroclip.data.image_columns import ImageColumn, NestedImages, find_nested_images
 from astroclip.data.kinds import Kind, find_kind
 from astroclip.data.legacysurvey import open_images
 from astroclip.data.multimodal_images import open_multimodal_images
@@ -23,7 +23,7 @@ from astroclip.data.spectrum_columns import SpectrumColumns
 from astroclip.data.stein import open_stein
 from astroclip.errors import DataError, UsageError
 from astroclip.schema import FLUX, IMAGE
-from astroclip.tables import Table
+from astroclip.tables import Column, Table
 
 DESI_KINDS = (Kind.COADD, Kind.SPECTRA, Kind.COADDS)
 EXPECTED = {
@@ -133,13 +133,29 @@ def _open_files(path: Path, table: Table | None, modality: Modality | None) -> P
 
 def _open_images_of(table: Table, name: str | None) -> PixelSet | None:
     """Open a column of images."""
-    column = table.find(name or IMAGE)
+    column, nested = table.find(name or IMAGE), find_nested_images(table)
     if column is None and name is not None:
         raise UsageError(
             f"--images {name}: neither a file, nor a folder, nor a column of {table.name}, nor one of "
             f"{', '.join(LAYERS)}"
         )
-    return ImageColumn(table, column) if column else None
+    if name is None:
+        own = [column] if column and _holds_arrays(table.column(column)) else []
+        there = list(dict.fromkeys(own + nested))
+        if len(there) > 1:
+            raise DataError(
+                f"{table.name}: the columns '{there[0]}' and '{there[1]}' could both be the images. Say "
+                f"which: --images {there[0]}"
+            )
+        column = there[0] if there else None
+    if column is None:
+        return None
+    return NestedImages(table, column) if table.column(column).fields else ImageColumn(table, column)
+
+
+def _holds_arrays(column: Column) -> bool:
+    """Say whether rows of a column may be images: not numbers, texts or lists of numbers."""
+    return bool(column.shape or column.fields) or (column.dtype == object and not column.lists)
 
 
 def _open_spectra_of(table: Table, name: str | None) -> PixelSet | None:

@@ -1,6 +1,6 @@
 """What runs inside a job: a call, its way back into the queue, and its error in the job's folder.
 
-The batch script of `astroclip.cluster.submit` starts ``python -m astroclip.cluster.job FOLDER`` once a task,
+The batch script of `astroclip.cluster.submit` starts ``python -m astroclip.cluster FOLDER`` once a task,
 with the calls as JSON on standard input.
 """
 
@@ -9,7 +9,6 @@ import logging
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Mapping
 from importlib import import_module
@@ -100,7 +99,3 @@ def _only_here(handler: Callable[..., None]) -> Callable[[int, FrameType | None]
             handler(signum, frame)
 
     return guarded
-
-
-if __name__ == "__main__":
-    run_call(Path(sys.argv[1]), json.load(sys.stdin))

@@ -103,7 +103,7 @@ class Launcher:
         }
         lines = [f"#SBATCH --{name}={shlex.quote(str(value))}" for name, value in flags.items() if value]
         log = shlex.quote(str(folder / LOG.format(job=job, task="%t")))
-        run = shlex.join([sys.executable, "-u", "-m", "astroclip.cluster.job", str(folder)])
+        run = shlex.join([sys.executable, "-u", "-m", "astroclip.cluster", str(folder)])
         work = {"function": f"{function.__module__}:{function.__qualname__}", "again": again, "calls": calls}
         return "\n".join(
             [

@@ -32,8 +32,8 @@ def inspect(
         report = inspect_file(file, ra, dec)
     _print_report(report)
     if plot:
-        images, spectra, redshifts, titles, pixscale = read_sample(file, rows, seed)
-        plot_pairs(images, spectra, redshifts, titles, plot, pixscale=pixscale, overwrite=overwrite)
+        sample = read_sample(file, rows, seed)
+        plot_pairs(*sample[:4], plot, *sample[4:], overwrite=overwrite)
         out.say(f"plot      {plot}")
 
 

@@ -16,11 +16,13 @@ from builders_hdf5 import (
     write_stein,
 )
 from numpy.testing import assert_allclose, assert_array_equal
+from test_pictures import save
 
 from astroclip.data.describe import inspect_file, read_sample
 from astroclip.data.kinds import Kind, find_kind
 from astroclip.data.pairs import Label, write_pairs
-from astroclip.errors import UsageError
+from astroclip.errors import DataError, UsageError
+from astroclip.plots import plot_pairs
 
 
 def problems_of(path) -> str:
@@ -35,7 +37,11 @@ def test_a_hats_catalogue_tells_files_columns_and_sky(tmp_path, rng):
     columns["y"][3] = np.nan
     write_hats(tmp_path / "hats", columns, "x", "y", collection=True)
     report = inspect_file(tmp_path / "hats")
-    assert (report.kind, report.rows, report.facts["position"]) == (Kind.HATS, 90, "x, y")
+    assert (report.kind, report.rows, report.facts["position"]) == (
+        Kind.HATS,
+        90,
+        "x (deg, not stated), y (deg, not stated)",
+    )
     assert [(c.name, c.dtype) for c in report.columns][1:3] == [("y", "float64"), ("NAME", "str")]
     assert report.facts["files"] > 1
     assert report.facts["dec_deg"][0] == pytest.approx(np.nanmin(columns["y"]))
@@ -63,7 +69,7 @@ def test_a_coadd_tells_arms_rows_with_data_and_redshifts(tmp_path):
     assert report.facts["rows with data"] == 2
     assert report.facts["OBJTYPE"] == {"TGT": 2, "SKY": 1, "(blank)": 1}
     assert report.facts["COADD_FIBERSTATUS not 0"] == "1 rows"
-    assert report.facts["redrock Z"] == [0.1, 0.4]
+    assert report.facts["Z"] == [0.1, 0.4]
     (problem,) = report.problems
     assert "rows 1, 3 (from 0); of these 1 have a bad COADD_FIBERSTATUS, 2 are no target" in problem
 
@@ -99,8 +105,8 @@ def test_a_folder_of_coadds(tmp_path):
     assert report.facts["unreadable"] == 1
     said = "\n".join(report.problems)
     assert "coadd-9.fits: cut short" in said
-    assert "1 spectra are of a target that has one already in its survey and program" in said
-    assert "3 coadds have no Redrock file" in said
+    assert "1 rows repeat the TARGETID, SURVEY, PROGRAM of an earlier row" in said
+    assert "4 coadds have no Redrock file" in said
 
 
 def test_the_sample_of_a_folder_of_coadds_is_spread_over_files(tmp_path):
@@ -118,15 +124,15 @@ def test_sdss_spectra(tmp_path):
     report = inspect_file(path)
     assert (report.kind, report.rows, report.problems) == (Kind.SPEC, 1, [])
     assert report.facts["wave_angstrom"][0] == pytest.approx(10**3.58, rel=1e-4)
-    assert (report.facts["plate"], report.facts["spectype"]) == (266, "GALAXY")
+    assert (report.facts["PLATE"], report.facts["SPECTYPE"]) == (266, {"GALAXY": 1})
     other = tmp_path / "spec-0266-51602-0008.fits"
     write_spec(other, fiber=8, columns={"ivar": np.zeros(3800, "f4")}, omit=["SPECOBJ"])
-    assert problems_of(other).startswith("no good pixel\nno position")
+    assert problems_of(other) == "1 rows have no position (NaN)\nno good pixel"
     (tmp_path / "copy").mkdir()
     shutil.copy(path, tmp_path / "copy")
     report = inspect_file(tmp_path)
     assert (report.kind, report.rows) == (Kind.SPECS, 3)
-    assert "1 files are of a spectrum that an earlier file has" in "".join(report.problems)
+    assert "1 rows repeat the PLATE, MJD, FIBERID of an earlier row" in "".join(report.problems)
     sample = read_sample(path)
     assert_allclose(sample.spectra.wave, 10 ** (3.58 + 1e-4 * np.arange(3800)), rtol=1e-6)
     assert sample.redshifts == [0.1]
@@ -179,12 +185,34 @@ def test_a_folder_of_images(tmp_path):
         "d_4.fits",
         "1 images have no celestial WCS",
         "1 images are at 0.3",
-        "identifier of an earlier one: 123",
+        "1 rows repeat the TARGETID of an earlier row: rows 1 (from 0), the first with 123",
     ):
         assert words in said
     sample = read_sample(tmp_path)
     assert sample.images.shape == (3, 3, 152, 152)
     assert sample.pixscale is None
+
+
+def test_pictures_are_described_and_drawn_as_they_are(tmp_path):
+    for i in range(3):
+        save(tmp_path / "p" / f"{100 + i}.png", np.full((3, 60, 60), 0.1, "f4"))
+    (tmp_path / "p" / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n broken")
+    report = inspect_file(tmp_path / "p")
+    assert (report.kind, report.facts["files"], report.facts["identifier"]) == (Kind.IMAGES, 4, "TARGETID")
+    sample = read_sample(tmp_path / "p")
+    assert (sample.images.shape, sample.stretched, sample.pixscale) == ((3, 3, 60, 60), True, None)
+    plot_pairs(*sample[:4], tmp_path / "p.png", *sample[4:])
+    one = inspect_file(tmp_path / "p" / "100.png")
+    assert (one.kind, one.rows) == (Kind.PICTURE, 1)
+
+
+def test_spectra_on_grids_of_their_own_are_drawn(tmp_path):
+    for i, start in enumerate((3.58, 3.6)):
+        columns = {"loglam": (start + 1e-4 * np.arange(3800)).astype("f4")}
+        write_spec(tmp_path / "s" / f"spec-0266-51602-000{i}.fits", fiber=i, columns=columns)
+    sample = read_sample(tmp_path / "s")
+    assert sample.spectra.flux.shape[0] == 2
+    plot_pairs(*sample[:4], tmp_path / "s.png", *sample[4:])
 
 
 def test_a_large_image_is_sampled_in_stamps(tmp_path):
@@ -231,9 +259,9 @@ def test_multimodal_universe_files(tmp_path):
     write_multimodal_spectra(spectra, [11, 12, 13, 11], spectrum_ivar=ivar)
     report = inspect_file(spectra)
     assert (report.kind, report.rows) == (Kind.MULTIMODAL_SPECTRA, 4)
-    assert "good redshifts" in report.facts
+    assert sum(report.facts["Z_GOOD"].values()) == 4
     said = "\n".join(report.problems)
-    assert "1 rows repeat the object_id of an earlier row: 11" in said
+    assert "1 rows repeat the TARGETID of an earlier row: rows 3 (from 0), the first with 11" in said
     assert "1 rows have no data" in said
     zero = np.zeros((2, 4, 160, 160), "f4")
     write_multimodal_images(images, np.array(["a", "b"]), image_array=zero, image_ivar=zero, ebv=np.ones(3))
@@ -242,7 +270,10 @@ def test_multimodal_universe_files(tmp_path):
     assert find_kind(tmp_path / "desi") == Kind.MULTIMODAL_SPECTRA
     assert inspect_file(tmp_path / "legacy").kind == Kind.MULTIMODAL_IMAGES
     assert read_sample(spectra, 2).spectra.flux.shape == (2, 7781)
-    assert read_sample(images).images.shape == (2, 3, 152, 152)
+    with pytest.raises(DataError, match="nothing to draw"):
+        read_sample(images)
+    write_multimodal_images(images, np.array(["a", "b"]))
+    assert read_sample(images).images.shape == (2, 3, 20, 20)
 
 
 def make_pairs(path, n=5, **other):
@@ -264,7 +295,7 @@ def test_pairs_tell_parts_labels_and_their_making(tmp_path):
     assert (report.kind, report.rows, report.problems) == (Kind.PAIRS, 5, [])
     assert sum(report.facts["parts"].values()) == 5
     assert report.facts["ra_deg"] == [359, 1]
-    assert report.facts["redshift"] == [0, 0.4]
+    assert report.facts["Z"] == [0, 0.4]
     assert report.facts["settings"] == {"cut": "galaxy"}
     assert report.facts["label sources"] == {"log_mstar": "PROVABGS, Chabrier"}
     assert report.columns[0] == ("image", "float32", (3, 152, 152), "nanomaggy")
@@ -282,9 +313,10 @@ def test_what_is_wrong_with_pairs(tmp_path):
     path = make_pairs(tmp_path / "p.h5", ivar=ivar, redshift=z, ra=ra, targetid=np.array([1, 2, 3, 2, 5]))
     assert inspect_file(path).problems == [
         "1 rows have no position (NaN)",
+        "1 rows repeat the TARGETID, SURVEY, PROGRAM of an earlier row: rows 3 (from 0), the first with 2 "
+        "(p.h5 row 3)",
         "1 rows have no redshift (NaN)",
-        "1 rows have a spectrum without data: its inverse variance is 0 everywhere",
-        "1 rows repeat an earlier spectrum: rows 3 (from 0)",
+        "1 rows have no data, all their pixels are masked or have inverse variance 0: rows 2 (from 0)",
     ]
     with h5py.File(path, "r+") as h5:
         del h5["ivar"]

@@ -21,7 +21,7 @@ from astroclip.data.pairs import Pairs
 from astroclip.data.pixels import PixelFiles
 from astroclip.data.sdss import read_facts
 from astroclip.errors import DataError
-from astroclip.schema import TARGETID, ColumnSpec, PairsKey
+from astroclip.schema import PAIRS_COLUMNS, TARGETID, ColumnSpec, PairsKey
 from astroclip.tables.identity import Who
 
 logger = logging.getLogger(__name__)
@@ -67,6 +67,10 @@ def find_facts(kind: Kind, pixels: PixelFiles, pairs: Pairs | None = None) -> Pi
             ColumnSpec("Z", "f8", (), "", "spectroscopic redshift"),
             ColumnSpec("SPLIT", "u1", (), "", "0 train, 1 validation, 2 test, 255 none"),
         ]
+        for spec in PAIRS_COLUMNS:
+            if spec.name in (PairsKey.SURVEY, PairsKey.PROGRAM) and spec.name in pairs.columns:
+                names[spec.name.upper()] = str(spec.name)
+                columns.append(spec._replace(name=spec.name.upper()))
         for name, label in pairs.labels.items():
             names[name.upper()] = name
             columns.append(ColumnSpec(name.upper(), label.dtype, (), label.unit, label.source[:47]))

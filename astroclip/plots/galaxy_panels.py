@@ -61,8 +61,9 @@ def plot_pairs(
     redshifts: ArrayLike | None,
     titles: Sequence[str],
     path: str | Path,
-    *,
     pixscale: float | None = PIXSCALE,
+    stretched: bool = False,
+    *,
     overwrite: bool = False,
 ) -> None:
     """Draw galaxies, see `draw_pairs`, into a PNG or PDF file, which appears when it is complete.
@@ -75,7 +76,8 @@ def plot_pairs(
         If the folder cannot be written, or there is nothing to draw.
     """
     check_figure(path, overwrite)
-    write_figure(draw_pairs(images, spectra, redshifts, titles, pixscale=pixscale), path)
+    figure = draw_pairs(images, spectra, redshifts, titles, pixscale=pixscale, stretched=stretched)
+    write_figure(figure, path)
 
 
 def draw_pairs(
@@ -131,8 +133,10 @@ def draw_pairs(
         if rgb is not None:
             _draw_image(left, rgb[i], pixscale)
         if spectra is not None:
-            one = [np.asarray(values[i], float) for values in (spectra.flux, spectra.ivar)]
-            _draw_spectrum(right, spectra.wave, *one)
+            wave = spectra.wave if spectra.wave.ndim == 1 else spectra.wave[i]
+            there = np.isfinite(wave)
+            one = [np.asarray(values[i], float)[there] for values in (spectra.flux, spectra.ivar)]
+            _draw_spectrum(right, wave[there], *one)
             _mark_lines(right, z[i])
         known = f"$z$ = {z[i]:.4f}" if np.isfinite(z[i]) else ""
         if spectra is None:

@@ -5,6 +5,6 @@
 
 from astroclip.data.describe.describe_file import inspect_file
 from astroclip.data.describe.file_report import ColumnInfo, FileReport
-from astroclip.data.describe.sample import Sample, read_sample
+from astroclip.data.describe.sample import GalaxySample, read_sample
 
-__all__ = ["ColumnInfo", "FileReport", "Sample", "inspect_file", "read_sample"]
+__all__ = ["ColumnInfo", "FileReport", "GalaxySample", "inspect_file", "read_sample"]

@@ -4,22 +4,12 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from astroclip.data.describe.describe_hdf5 import (
-    describe_hdf5,
-    describe_multimodal_images,
-    describe_multimodal_spectra,
-)
-from astroclip.data.describe.describe_images import describe_image, describe_images, describe_stein
-from astroclip.data.describe.describe_pairs import describe_pairs
-from astroclip.data.describe.describe_spectra import (
-    describe_coadd,
-    describe_coadds,
-    describe_spec,
-    describe_specs,
-)
-from astroclip.data.describe.describe_tables import describe_hats, describe_table
+from astroclip.data.describe.describe_image import describe_image
+from astroclip.data.describe.describe_pixels import describe_pixels, hdf5_columns
+from astroclip.data.describe.describe_tables import describe_table
 from astroclip.data.describe.file_report import FileReport
 from astroclip.data.fitsfile import FitsFile
+from astroclip.data.hdf5file import Hdf5File
 from astroclip.data.kinds import Kind, find_kind
 from astroclip.errors import DataError
 
@@ -46,7 +36,9 @@ def inspect_file(path: str | Path, ra: str | None = None, dec: str | None = None
     """
     source = Path(path)
     kind = find_kind(source)
-    describe = partial(describe_table, ra=ra, dec=dec) if kind is Kind.CATALOGUE else _DESCRIBE[kind]
+    describe = _DESCRIBE.get(kind, describe_pixels)
+    if kind in (Kind.CATALOGUE, Kind.HATS):
+        describe = partial(describe_table, ra=ra, dec=dec)
     try:
         return describe(source, kind)
     except DataError as error:
@@ -55,7 +47,7 @@ def inspect_file(path: str | Path, ra: str | None = None, dec: str | None = None
 
 def _describe_others(path: Path, kind: str) -> FileReport:
     """Name a file that astroclip takes no galaxies from, and what to use instead."""
-    problem = Kind(kind).instead or "astroclip takes no galaxies from it: name one of its files"
+    problem = Kind(kind).instead or "several tables: inspect one of its files"
     return FileReport(path, kind, None, [], {}, [problem])
 
 
@@ -66,6 +58,15 @@ def _describe_redrock(path: Path, kind: str) -> FileReport:
     return describe_table(path, kind, hdu=hdu)
 
 
+def _describe_hdf5(path: Path, kind: str) -> FileReport:
+    """Describe an HDF5 file that astroclip has no reader for: its datasets."""
+    with Hdf5File(path) as h5:
+        columns = hdf5_columns(h5)
+        lengths = {h5.shape(name)[0] for name in h5.names if h5.shape(name)}
+    rows = lengths.pop() if len(lengths) == 1 else None
+    return FileReport(path, kind, rows, columns, {"datasets": len(columns)}, [])
+
+
 def _describe_model(path: Path, kind: str) -> FileReport:
     """Point to the command that describes models."""
     sizes = {p.name: f"{p.stat().st_size / 1e6:.1f} MB" for p in sorted(path.iterdir()) if p.is_file()}
@@ -73,24 +74,11 @@ def _describe_model(path: Path, kind: str) -> FileReport:
 
 
 _DESCRIBE: dict[Kind, Callable[[Path, str], FileReport]] = {
-    Kind.CATALOGUE: describe_table,
-    Kind.HATS: describe_hats,
-    Kind.COADD: describe_coadd,
-    Kind.SPECTRA: describe_coadd,
-    Kind.COADDS: describe_coadds,
     Kind.REDROCK: _describe_redrock,
-    Kind.SPEC: describe_spec,
-    Kind.SPECS: describe_specs,
     Kind.IMAGE: describe_image,
-    Kind.IMAGES: describe_images,
-    Kind.STEIN: describe_stein,
-    Kind.MULTIMODAL_SPECTRA: describe_multimodal_spectra,
-    Kind.MULTIMODAL_IMAGES: describe_multimodal_images,
-    Kind.PAIRS: describe_pairs,
-    Kind.HDF5: describe_hdf5,
+    Kind.HDF5: _describe_hdf5,
     Kind.FRAME: _describe_others,
     Kind.FRAMES: _describe_others,
-    Kind.PICTURE: _describe_others,
     Kind.CATALOGUES: _describe_others,
     Kind.MODEL: _describe_model,
 }

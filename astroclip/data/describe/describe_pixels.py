@@ -4,8 +4,7 @@ The pixels of a single file are looked at, but for those of Stein et al. (280 GB
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
-from functools import partial
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,12 +27,15 @@ from astroclip.data.kinds import Kind
 from astroclip.data.legacysurvey import ImageFolder
 from astroclip.data.pairs import open_pairs
 from astroclip.data.pixel_catalogue import catalogue_columns
-from astroclip.data.pixel_part import FILE, PixelPart, open_part
+from astroclip.data.pixel_part import FILE, ROW, PixelPart, open_part
 from astroclip.data.pixels import PixelFiles
-from astroclip.data.sdss import read_spec
+from astroclip.data.sdss import SpecFiles, read_spec
 from astroclip.data.stein import IMAGES
-from astroclip.schema import PAIRS_COLUMNS, PIXSCALE, SCALE_TOLERANCE, Split
+from astroclip.data.targetid import encode_targetid
+from astroclip.errors import DataError
+from astroclip.schema import PAIRS_COLUMNS, PIXSCALE, SCALE_TOLERANCE, ColumnSpec, Split
 
+ALL_ARMS = (*ARMS, COMBINED_ARM)
 READ_ROWS = 128  # spectra or images read at a time, up to 40 MB
 Said = tuple[dict[str, Any], list[str]]  # facts and problems
 
@@ -48,68 +50,68 @@ def describe_pixels(path: Path, kind: str) -> FileReport:
     """
     part = open_part(path)
     try:
-        pixels = part.first
-        facts, problems = _MORE.get(part.kind, _nothing_more)(part)
-        rows, (said, wrong) = _describe_rows(part, pixels)
-        columns = _stored_columns(part) or _to_infos(part)
-        lost = _unreadable(pixels)
+        lost = _unreadable(part)
+        facts, problems = _MORE.get(part.kind, lambda part: ({}, []))(part)  # noqa: ARG005
+        rows, (said, wrong) = _describe_rows(part, part.names([file for file, _ in lost]))
+        columns = _stored_columns(part) or _to_infos(catalogue_columns([part]))
         if path.is_dir():
-            facts = {"files": len(pixels.files), "unreadable": len(lost), **facts}
-        odd = [what for file, what in pixels.problems if (file, what) not in lost]
-        problems = [*odd, *name_unreadable(lost), *wrong, *problems]
-        return FileReport(path, kind, rows, columns, facts | said, problems)
+            facts = {
+                "files": len(part.files),
+                "unreadable": len(lost),
+                **facts,
+            }
+        odd = [what for file, what in part.first.problems if file not in {file for file, _ in lost}]
+        return FileReport(
+            path, kind, rows, columns, facts | said, [*odd, *name_unreadable(lost), *wrong, *problems]
+        )
     finally:
         part.close()
 
 
-def _describe_rows(part: PixelPart, pixels: PixelFiles) -> tuple[int, Said]:
+def _describe_rows(part: PixelPart, lost: NDArray[np.str_]) -> tuple[int, Said]:
     """Count the rows of readable files, and return what they say."""
-    lost = part.names([file for file, _ in _unreadable(pixels)])
-    rows, (ra, dec) = 0, part.position
+    rows, (ra, dec), columns = 0, part.position, catalogue_columns([part])
+    ids = [column.name for column in columns if column.dtype == "i8" and column.name != ROW]
     with Repeats() as repeats:
-        tally = RowTally(_to_infos(part), repeats)
+        tally = RowTally(_to_infos(columns), repeats)
         for values in part.blocks():
             kept = ~np.isin(values[FILE], lost)
             block = {name: column[kept] for name, column in values.items()} if len(lost) else values
-            tally.add(block)
-            tally.sky.add(block[ra], block[dec])
+            tally.add(block | {name: np.ma.masked_equal(block[name], -1) for name in ids})
+            if (
+                part.kind != Kind.PAIRS or np.isfinite(block[ra]).any()
+            ):  # the published pairs have no positions
+                tally.sky.add(block[ra], block[dec])
             rows += len(block[ra])
-        return rows, (tally.facts(), tally.problems(partial(_read_again, part)))
+        return rows, (tally.facts(), tally.problems(lambda _, start, stop: part.take(np.arange(start, stop))))
 
 
-def _read_again(part: PixelPart, names: list[str], start: int, stop: int) -> Mapping[str, NDArray[Any]]:
-    """Return some columns of rows of a part."""
-    rows = part.take(np.arange(start, stop))
-    return {name: rows[name] for name in names}
+def _to_infos(columns: Iterable[ColumnSpec]) -> list[ColumnInfo]:
+    return [ColumnInfo(c.name, dtype_name(np.dtype(c.dtype)), c.shape, c.unit) for c in columns]
 
 
-def _to_infos(part: PixelPart) -> list[ColumnInfo]:
-    """Return the columns of the catalogue that is made of a part."""
-    return [
-        ColumnInfo(column.name, dtype_name(np.dtype(column.dtype)), column.shape, column.unit)
-        for column in catalogue_columns([part])
-    ]
-
-
-def _unreadable(pixels: PixelFiles) -> list[tuple[Path, str]]:
+def _unreadable(part: PixelPart) -> list[tuple[Path, str]]:
     """Return the files that cannot be read; others may only be odd."""
-    readable = set() if isinstance(pixels, ImageFolder) else set(pixels.files)
-    return [(file, what) for file, what in pixels.problems if file not in readable]
+    pixels = part.first
+    readable = set() if isinstance(pixels, ImageFolder | SpecFiles) else set(pixels.files)
+    lost = [(file, what) for file, what in pixels.problems if file not in readable]
+    for file in pixels.files if part.kind == Kind.COADDS else ():
+        try:
+            FitsFile(file).close()
+        except DataError as error:  # cut short behind its FIBERMAP
+            lost.append((file, str(error)))
+    return lost
 
 
 def _stored_columns(part: PixelPart) -> list[ColumnInfo]:
     """Return the datasets of HDF5 files, of the first; none of other files."""
     if part.kind == Kind.PAIRS:
         with open_pairs(part.path) as pairs:
-            columns = [
-                ColumnInfo(str(spec.name), dtype_name(np.dtype(spec.dtype)), spec.shape, spec.unit)
-                for spec in PAIRS_COLUMNS
-                if spec.name in pairs.columns
-            ]
-            return columns + [
+            labels = [
                 ColumnInfo(f"label {name}", dtype_name(np.dtype(label.dtype)), (), label.unit)
                 for name, label in pairs.labels.items()
             ]
+            return _to_infos(spec for spec in PAIRS_COLUMNS if spec.name in pairs.columns) + labels
     if part.kind not in (Kind.STEIN, Kind.MULTIMODAL_IMAGES, Kind.MULTIMODAL_SPECTRA):
         return []
     with Hdf5File(part.files[0]) as h5:
@@ -126,21 +128,12 @@ def hdf5_columns(h5: Hdf5File) -> list[ColumnInfo]:
     return columns
 
 
-def _nothing_more(part: PixelPart) -> Said:  # noqa: ARG001
-    return {}, []
-
-
 def _of_coadd(part: PixelPart) -> Said:
     """Tell the arms of a file of DESI spectra, which rows hold data, the Redrock file beside it."""
-    facts: dict[str, Any] = {}
     with FitsFile(part.path) as file:
-        for arm in (*ARMS, COMBINED_ARM):
-            if f"{arm}_WAVELENGTH" in file:
-                wave = file.pixels(f"{arm}_WAVELENGTH").ravel()
-                facts[f"arm {arm}"] = f"{wave.min():.1f}-{wave.max():.1f} Å, {wave.size} px"
-    dead = _dead_spectra(part)
-    beside = redrock_path(part.path)
-    arms = {name.removeprefix("arm "): what for name, what in facts.items()}
+        grids = {arm: file.pixels(f"{arm}_WAVELENGTH") for arm in ALL_ARMS if f"{arm}_WAVELENGTH" in file}
+    arms = {arm: f"{wave.min():.1f}-{wave.max():.1f} Å, {wave.size} px" for arm, wave in grids.items()}
+    dead, beside = _dead_spectra(part), redrock_path(part.path)
     facts = {"arms": arms, "rows with data": len(part) - len(dead)}
     facts["redrock"] = beside.name if beside else "none beside it"
     problems = []
@@ -161,11 +154,17 @@ def _of_coadds(part: PixelPart) -> Said:
 
 
 def _of_spec(part: PixelPart) -> Said:
-    """Tell the wavelengths of an SDSS spectrum, and how many pixels are good."""
+    """Tell who a single SDSS spectrum is of, its wavelengths, and how many pixels are good."""
     spec = read_spec(part.path)
     good = float((spec.mask == 0).mean())
     facts = {"wave_angstrom": [float(spec.wave[0]), float(spec.wave[-1])], "pixels": len(spec.wave)}
-    return {**facts, "good pixels": f"{good:.1%}"}, [] if good else ["no good pixel"]
+    facts |= {"good pixels": f"{good:.1%}"}
+    ids = {
+        name: int(part.take(np.zeros(1, int))[name][0]) for name in ("PLATE", "MJD", "FIBERID", "CATALOGID")
+    }
+    return facts | {name: value for name, value in ids.items() if value >= 0}, [] if good else [
+        "no good pixel"
+    ]
 
 
 def _of_multimodal_spectra(part: PixelPart) -> Said:
@@ -187,20 +186,25 @@ def _of_multimodal_images(part: PixelPart) -> Said:
 
 
 def _of_stein(part: PixelPart) -> Said:
+    """Tell the size of the images, and how many have no usable identifier."""
     with Hdf5File(part.files[0]) as h5:
         *_, height, width = h5.shape(IMAGES)
-    return {"size": f"{width} x {height} px"}, []
+    brick = ("RELEASE", "BRICKID", "OBJID")
+    lacking = (encode_targetid(*(block[name] for name in brick)) < 0 for block in part.blocks(facts=False))
+    unknown = sum(int(lacks.sum()) for lacks in lacking)
+    problem = f"{unknown} rows have no usable (release, brickid, objid)"
+    return {"size": f"{width} x {height} px"}, [problem] if unknown else []
 
 
 def _of_images(part: PixelPart) -> Said:
-    """Tell the sizes and pixel scales of the images of a folder by their headers."""
-    folder = part.pixels["image"]
+    """Tell the sizes and pixel scales of images by their headers."""
+    folder = part.first
     if not isinstance(folder, ImageFolder):
         return {}, []
     there = folder.shape[:, 0] > 0
     sizes = Counter(f"{width} x {height} px" for height, width in folder.shape[there].tolist())
     lost = int((there & ~np.isfinite(folder.pixscale)).sum())
-    named = int((folder.ids != "").sum())
+    named = int((folder.ids[there] != "").sum())
     facts = {"sizes": dict(sizes.most_common(10)), "named by an identifier": f"{named} files"}
     problems = [f"{lost} images have no celestial WCS"] if lost else []
     return facts, problems + scale_problem(folder.pixscale[there])
@@ -208,15 +212,17 @@ def _of_images(part: PixelPart) -> Said:
 
 def _of_pairs(part: PixelPart) -> Said:
     """Tell the parts of a set of pairs, and how it was made."""
-    parts = Counter[str]()
+    parts, unknown = Counter[str](), 0
     for block in part.blocks():
         parts.update(Split(value).name.lower() for value in block["SPLIT"].tolist())
+        unknown += int((~np.isfinite(block["Z"])).sum())
     with open_pairs(part.path) as pairs:
         sources = {name: label.source for name, label in pairs.labels.items() if label.source}
         facts = {"parts": dict(parts)} | {key: value for key, value in pairs.provenance.items() if value}
+    facts |= {"label sources": sources} if sources else {}
     dead = _dead_spectra(part)
     problems = [] if len(part) else ["no rows"]
-    facts |= {"label sources": sources} if sources else {}
+    problems += [f"{unknown} rows have no redshift (NaN)"] if unknown else []
     return facts, problems + ([_no_data(dead)] if len(dead) else [])
 
 
@@ -269,5 +275,6 @@ _MORE: dict[Kind, Callable[[PixelPart], Said]] = {
     Kind.MULTIMODAL_IMAGES: _of_multimodal_images,
     Kind.STEIN: _of_stein,
     Kind.IMAGES: _of_images,
+    Kind.PICTURE: _of_images,
     Kind.PAIRS: _of_pairs,
 }

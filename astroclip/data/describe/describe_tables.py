@@ -6,21 +6,19 @@ from typing import Any
 
 import numpy as np
 
-from astroclip.data.describe.file_report import ColumnInfo, FileReport, Repeats, SkyRange, dtype_name
+from astroclip.data.describe.file_report import ColumnInfo, FileReport, Repeats, dtype_name
 from astroclip.data.describe.row_tally import EMBEDDINGS, MIN_PIXELS, RowTally
 from astroclip.data.fitsfile import check_flux_unit, check_image_unit, check_wave_unit
 from astroclip.errors import DataError
 from astroclip.schema import FLUX, IMAGE, IVAR, WAVE
-from astroclip.tables import FitsTable, Table, open_table
-from astroclip.tables.hats import open_hats
+from astroclip.tables import ArrowTable, Column, FitsTable, Table, open_table
 from astroclip.tables.identity import WhoColumns, find_who
 from astroclip.tables.missing import is_missing
 
 BLOCK_BYTES = 64 << 20
-HATS_ROWS = 1 << 20  # read at a time
 COUNTED_BYTES = (
     2 << 30
-)  # of columns of one value a row: in smaller tables the missing values of all are counted
+)  # of columns with one value a row: of a smaller table, missing values are counted in all
 
 
 def describe_table(
@@ -37,7 +35,7 @@ def describe_table(
         If the table cannot be read.
     """
     with open_table(path, hdu=hdu) as table, Repeats() as repeats:
-        columns = [ColumnInfo(c.name, dtype_name(c.dtype), c.shape, c.unit) for c in table.columns.values()]
+        columns = [ColumnInfo(c.name, _type_of(c), c.shape, c.unit) for c in table.columns.values()]
         scalars = sum(c.dtype.itemsize for c in table.columns.values() if not c.shape)
         tally = RowTally(columns, repeats, every=table.nrows * scalars <= COUNTED_BYTES)
         problems = [] if table.nrows else ["no rows"]
@@ -77,17 +75,23 @@ def _read_rows(table: Table, tally: RowTally, who: WhoColumns | None, problems: 
             tally.sky.add(ra, dec, np.logical_or(*(is_missing(block[name]) for name in angles)))
 
 
+def _type_of(column: Column) -> str:
+    """Return the type of a column as people write it."""
+    if column.fields:
+        return f"nested: {', '.join(column.fields)}"
+    return "lists" if column.lists else dtype_name(column.dtype)
+
+
 def _place_facts(table: Table, who: WhoColumns | None) -> dict[str, Any]:
     """Return which table of the file was read, which others there are, and the columns of positions."""
-    facts: dict[str, Any] = {"hdu": table.place}
-    hdus = table.hdus if isinstance(table, FitsTable) else []
-    tables = [hdu for hdu in hdus if hdu.is_table]
-    rows = {str(hdu): hdu.integer("NAXIS2") for hdu in tables}
-    if len(hdus) > 2:
-        facts["all HDUs"] = [f"{hdu}, {rows[str(hdu)]} rows" if hdu.is_table else str(hdu) for hdu in hdus]
-    beside = [hdu.name for hdu in tables if rows[str(hdu)] == table.nrows and hdu.name]
-    if len(beside) > 1 and table.nrows > 1:
-        facts["HDUs with as many rows"] = ", ".join(beside)
+    facts: dict[str, Any] = {"hdu": table.place} if table.place else {}
+    if isinstance(table, FitsTable) and len(table.hdus) > 2:  # more than the primary HDU and a table
+        rows = {hdu.index: f", {hdu.integer('NAXIS2')} rows" for hdu in table.hdus if hdu.is_table}
+        facts["all HDUs"] = [f"{hdu}{rows.get(hdu.index, '')}" for hdu in table.hdus]
+        with open_table(table.source, table.hdu, join=True) as joined:
+            facts |= {"joined for labels": joined.place} if joined.place != table.place else {}
+    if isinstance(table, ArrowTable) and table.source.is_dir():
+        facts["files"] = len(table.files)
     if who and who.position:
         angles = (who.position.ra, who.position.dec)
         facts["position"] = ", ".join(f"{angle.column.name} ({angle.stated})" for angle in angles)
@@ -119,24 +123,3 @@ def _model_facts(table: Table) -> dict[str, Any]:
         return {}
     model = {"model": table.header.get("ACMODEL"), "model hash": table.header.get("ACHASH")}
     return {**{k: str(v) for k, v in model.items() if v}, "embedding width": widths}
-
-
-def describe_hats(path: Path, kind: str) -> FileReport:
-    """Describe a HATS catalogue, reading its positions file by file; nested columns are not listed.
-
-    Raises
-    ------
-    DataError
-        If it cannot be read.
-    """
-    with open_hats(path, str(path)) as hats:
-        sky, position = SkyRange(), [name for name in hats.position if name]
-        for _, block in hats.blocks(position, HATS_ROWS) if len(position) == 2 else ():
-            sky.add(*block.values())
-        columns = [
-            ColumnInfo(c.name, dtype_name(c.dtype), c.shape, c.unit)
-            for c in hats.columns.values()
-            if c.is_plain
-        ]
-        facts = {"files": len(hats.files), "position": ", ".join(position), **sky.facts()}
-        return FileReport(path, kind, hats.nrows, columns, facts, sky.problems())

@@ -55,11 +55,9 @@ class FileReport(NamedTuple):
 
 
 def dtype_name(dtype: np.dtype[Any]) -> str:
-    """Return the name of a type as people write it: int64, float32, str8, or str of any length."""
-    if dtype.kind == "U" and not dtype.itemsize:
-        return "str"
+    """Return the name of a type as people write it: int64, float32, str8."""
     if dtype.kind in "SU":
-        return f"str{dtype.itemsize // (4 if dtype.kind == 'U' else 1)}"
+        return f"str{dtype.itemsize // (4 if dtype.kind == 'U' else 1) or ''}"
     return "variable length" if dtype.kind == "O" else dtype.name
 
 

@@ -41,7 +41,16 @@ ID_COLUMNS = (
     ("IAUNAME",),
     ("ID",),
 )
-COUNTED = ("OBJTYPE", "SPECTYPE", "CLASS", "SURVEY", "PROGRAM", "REASON", "MATCH_METHOD")  # few values each
+COUNTED = (
+    "OBJTYPE",
+    "SPECTYPE",
+    "CLASS",
+    "SURVEY",
+    "PROGRAM",
+    "REASON",
+    "MATCH_METHOD",
+    "Z_GOOD",
+)  # few values each
 ZERO_IS_GOOD = ("COADD_FIBERSTATUS", "ZWARN", "ZWARNING")
 FLAGS: dict[str, type[IntFlag]] = {EMBED_FLAG: EmbedFlag, PREDICT_FLAG: PredictFlag}
 EMBEDDINGS = {IMAGE_EMBEDDING: EmbedFlag.NO_IMAGE, SPECTRUM_EMBEDDING: EmbedFlag.NO_SPECTRUM}
@@ -103,12 +112,13 @@ class RowTally:
         for name, missing in lost.items():
             self._missing[name] += int(missing.sum())
         if self.identity:
-            nobody = np.logical_or.reduce([lost[name] for name in self.identity])
+            keys = [name for name in self.identity if not self._is_scalar(name, "str")] or self.identity
+            nobody = np.logical_or.reduce([lost[name] for name in keys])  # a blank SURVEY says little
             self._repeats.add([np.ma.getdata(block[name]) for name in self.identity], nobody)
         for name, counts in self._counted.items():
             count_values(counts, np.ma.filled(block[name], ""))
         for name in self._nonzero:
-            self._nonzero[name] += int(((block[name] != 0) & ~lost[name]).sum())
+            self._nonzero[name] += int(np.count_nonzero((np.ma.getdata(block[name]) != 0) & ~lost[name]))
         for name, flags in self._flags.items():
             bits = FLAGS[name.upper()]
             flags.update({str(bit.name): int((block[name] & bit != 0).sum()) for bit in bits})
@@ -139,7 +149,8 @@ class RowTally:
             said.append(
                 f"{total} rows repeat the {', '.join(self.identity)} of an earlier row: rows "
                 f"{name_some(rows, total)} (from 0), the first with "
-                f"{', '.join(str(first[name][0]) for name in self.identity)}"
+                f"{', '.join(text for name in self.identity if (text := str(first[name][0])))}"
+                + (f" ({first['FILE'][0]} row {first['ROW'][0]})" if "FILE" in first else "")
             )
         what = "{} rows have nothing in {}: no pixel of the row is finite and not 0"
         said += [what.format(count, name) for name, count in self._dead.items() if count]

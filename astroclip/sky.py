@@ -303,7 +303,15 @@ def match_sky(left: Side, right: Side, radius_arcsec: float, find: Find = "best"
     small, stream = (right, left) if swap else (left, right)
     ra, dec = _whole(small)
     pairs = _iterate_pairs(build_index(ra, dec, radius_arcsec), stream)
-    indexed, streamed, chord2 = _join(_best_pairs(pairs, ra.size) if find == "best" else pairs)
+    if find == "best":
+        best, best_chord2 = np.empty(ra.size, np.int64), np.full(ra.size, np.inf)
+        mutual = np.zeros(ra.size, np.bool_)
+        for buffers in pairs:
+            _keep_best(buffers, (best, best_chord2, mutual))
+        indexed = np.flatnonzero(mutual)
+        streamed, chord2 = best[indexed], best_chord2[indexed]
+    else:
+        indexed, streamed, chord2 = _join([tuple(part.copy() for part in buffers) for buffers in pairs])
     left_rows, right_rows = (streamed, indexed) if swap else (indexed, streamed)
     order = np.argsort(left_rows) if find == "best" else np.lexsort((right_rows, left_rows))
     return Matches(left_rows[order], right_rows[order], _to_arcsec(chord2[order]))
@@ -316,7 +324,8 @@ def match_nearest(left: Positions, right: Positions | SkyIndex, radius_arcsec: f
     """
     check_search(radius_arcsec)
     index = right if isinstance(right, SkyIndex) else build_index(*right, radius_arcsec)
-    indexed, streamed, chord2 = _join(_iterate_pairs(index, left))
+    pairs = _iterate_pairs(index, left)
+    indexed, streamed, chord2 = _join([tuple(part.copy() for part in buffers) for buffers in pairs])
     nearest = _nearest(indexed, streamed, chord2)
     n = np.size(left[0])
     row, separation = np.full(n, -1), np.full(n, np.nan)
@@ -378,20 +387,9 @@ def _iterate_pairs(index: SkyIndex, stream: Side) -> Iterator[SkyPairs]:
         first_row += block[0].size
 
 
-def _best_pairs(pairs: Iterable[SkyPairs], n_indexed: int) -> Iterator[SkyPairs]:
-    """Yield the pairs in which each is the other's nearest."""
-    best, best_chord2 = np.empty(n_indexed, np.int64), np.full(n_indexed, np.inf)
-    mutual = np.zeros(n_indexed, np.bool_)
-    for buffers in pairs:
-        _keep_best(buffers, (best, best_chord2, mutual))
-    rows = np.flatnonzero(mutual)
-    yield rows, best[rows], best_chord2[rows]
-
-
-def _join(pairs: Iterable[SkyPairs]) -> SkyPairs:
-    """Return all pairs of reused buffers."""
-    found = [_pairs_of(0), *(tuple(buffer.copy() for buffer in buffers) for buffers in pairs)]
-    indexed, streamed, chord2 = zip(*found, strict=True)
+def _join(pairs: list[tuple[NDArray[Any], ...]]) -> SkyPairs:
+    """Return all pairs as one."""
+    indexed, streamed, chord2 = zip(_pairs_of(0), *pairs, strict=True)
     return np.concatenate(indexed), np.concatenate(streamed), np.concatenate(chord2)
 
 

@@ -11,9 +11,9 @@ import numpy as np
 from astroclip.crossmatch.image_side import ImageSide, has_images, open_image_side
 from astroclip.crossmatch.match_outputs import Job, Outputs, write_outputs
 from astroclip.crossmatch.match_table import MatchTable, describe_images, find_labels
-from astroclip.crossmatch.plan import CrossmatchSettings, Progress, check_settings, make_plan
-from astroclip.crossmatch.spectra_side import SpectraTable, default_coadds, open_spectra
-from astroclip.data.label_tables import open_labels
+from astroclip.crossmatch.plan import CrossmatchSettings, Plan, Progress, check_settings, make_plan
+from astroclip.crossmatch.spectra_side import SpectraTable, TargetRows, default_coadds, open_spectra
+from astroclip.data.label_tables import LabelTable, open_labels
 from astroclip.data.pairs.pairs_format import row_bytes
 from astroclip.errors import DataError, UsageError
 from astroclip.files import check_outputs
@@ -151,7 +151,11 @@ def build_pairs(
         outputs = outputs if tree else outputs._replace(pairs=None)
         settings = settings._replace(cut=table.cut.name)
         names = {"spectra": spectra, "images": images, "coadds": tree, "labels": list(labels)}
-        job = _prepare(table, side, tree, settings, names, progress)
+        taken = {column.name.upper() for column in table.columns} | {spec.name for spec in MATCH_COLUMNS}
+        sets = [open_labels(path, settings.radius_arcsec, taken) for path in labels]
+        targets, row_reason = table.read_targets()
+        plan = make_plan(targets, row_reason, side, settings, tree, progress)
+        job = _lay_out(table, side, targets, plan, sets, settings, names)
         check_new_columns(outputs.table, job.matches.columns, drop)
         report = _report(job, outputs, written=not dry_run)
         if not dry_run:
@@ -182,23 +186,20 @@ def _find_tree(
     return Path(coadds) if coadds is not None else default_coadds(spectra)
 
 
-def _prepare(
+def _lay_out(
     table: SpectraTable,
     side: ImageSide,
-    tree: Path | None,
+    targets: TargetRows,
+    plan: Plan,
+    labels: list[LabelTable],
     settings: CrossmatchSettings,
     names: dict[str, Any],
-    progress: Progress | None,
 ) -> Job:
-    """Match, look at what there is, and lay out what shall be written."""
-    taken = {column.name.upper() for column in table.columns} | {spec.name for spec in MATCH_COLUMNS}
-    sets = [open_labels(path, settings.radius_arcsec, taken) for path in names["labels"]]
-    targets, row_reason = table.read_targets()
-    plan = make_plan(targets, row_reason, side, settings, tree, progress)
+    """Look up what shall be written of images and labels, and lay out the match table."""
     images = describe_images(side, Path(names["images"]), plan.image)
-    labels = find_labels(sets, table, plan)
-    matches = MatchTable(table, plan, images, labels, settings.split, pairs=tree is not None)
-    return Job(table, side, tree, targets, plan, images, matches, labels, settings, names)
+    found = find_labels(labels, table, plan)
+    matches = MatchTable(table, plan, images, found, settings.split, pairs=names["coadds"] is not None)
+    return Job(table, side, names["coadds"], targets, plan, images, matches, found, settings, names)
 
 
 def _report(job: Job, outputs: Outputs, *, written: bool) -> CrossmatchReport:

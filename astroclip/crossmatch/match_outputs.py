@@ -75,14 +75,7 @@ def write_outputs(
         If the disk is too small, or becomes full.
     """
     story = _describe_settings(job), _describe_inputs(job)
-    done = False
-    if outputs.pairs and job.tree:
-        size = job.matches.nbytes + job.plan.n_pairs * row_bytes(job.pair_labels)
-        check_space(outputs.pairs.resolve(), str(outputs.pairs), size)
-        there = resume and outputs.pairs.exists()
-        done = there and _is_same(outputs.pairs, job, *story)
-        if there and not done and not overwrite:
-            raise UsageError(f"{outputs.pairs}: exists already, of other inputs or settings. Overwrite it")
+    done = _is_done(job, outputs, story, resume=resume, overwrite=overwrite)
     for path in (outputs.table, outputs.rejects):
         if path and path.exists() and not overwrite and not done:
             raise UsageError(f"{path}: exists already, and is not of the run to be resumed. Overwrite it")
@@ -94,29 +87,36 @@ def write_outputs(
             settings=settings, inputs=inputs, overwrite=overwrite, resume=resume,
         ) as writer:  # fmt: skip
             write_pixels(reader, writer, progress)
-    _write_tables(job, outputs, _history(*story), overwrite=overwrite or done)
-
-
-def _is_same(path: Path, job: Job, settings: dict[str, Any], inputs: dict[str, str]) -> bool:
-    """Tell whether a finished file of pairs is what this run would write."""
-    with open_pairs(path) as pairs:
-        found = (len(pairs), pairs.provenance.get("settings"), pairs.provenance.get("inputs"))
-        return found == (job.plan.n_pairs, json.loads(json.dumps(settings)), inputs)
-
-
-def _write_tables(job: Job, outputs: Outputs, history: list[str], *, overwrite: bool) -> None:
-    """Write the match table, and the rejected rows if they are wanted."""
-    table = job.matches
+    table, history = job.matches, _history(*story)
     write_table(
         outputs.table, table.columns, table.nrows, table.blocks(), extname=MATCH_HDU, nulls=table.nulls,
-        cards=_cards(job), history=history, drop=outputs.drop, overwrite=overwrite,
+        cards=_cards(job), history=history, drop=outputs.drop, overwrite=overwrite or done,
     )  # fmt: skip
     if outputs.rejects:
         rejects = RejectTable(job.table, job.plan)
         write_table(
             outputs.rejects, rejects.columns, rejects.nrows, rejects.blocks(), extname=REJECTS_HDU,
-            history=history, overwrite=overwrite,
+            history=history, overwrite=overwrite or done,
         )  # fmt: skip
+
+
+def _is_done(
+    job: Job, outputs: Outputs, story: tuple[dict[str, Any], dict[str, str]], *, resume: bool, overwrite: bool
+) -> bool:
+    """Tell whether the file of pairs is there and is what this run would write; check that there is room."""
+    if not (outputs.pairs and job.tree):
+        return False
+    size = job.matches.nbytes + job.plan.n_pairs * row_bytes(job.pair_labels)
+    check_space(outputs.pairs.resolve(), str(outputs.pairs), size)
+    if not (resume and outputs.pairs.exists()):
+        return False
+    with open_pairs(outputs.pairs) as pairs:
+        found = len(pairs), pairs.provenance.get("settings"), pairs.provenance.get("inputs")
+    settings, inputs = story
+    same = found == (job.plan.n_pairs, json.loads(json.dumps(settings)), inputs)
+    if not (same or overwrite):
+        raise UsageError(f"{outputs.pairs}: exists already, of other inputs or settings. Overwrite it")
+    return same
 
 
 def _describe_settings(job: Job) -> dict[str, Any]:

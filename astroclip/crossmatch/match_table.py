@@ -113,22 +113,19 @@ class MatchTable:
                 continue
             read = self._spectra.read(start, stop)
             block = {name: values[plan.row[a:b] - start] for name, values in read.items()}
+            ra, dec = self._spectra.position.read(block, start)
             block |= {
                 "SPECTRA_ROW": plan.row[a:b],
                 "REASON": _REASON_NAMES[plan.reason[a:b]],
                 "SEPARATION": plan.separation_arcsec[a:b],
                 "MATCH_METHOD": plan.method[a:b],
                 "PAIR": plan.pair[a:b],
-                "SPLIT": self._split_of(block, start),
+                "SPLIT": split_by_healpix(ra, dec, *self._split),
             }
             block |= {name: values[a:b] for name, values in self._images.columns.items()}
             for labels, rows in self._labels:
                 block |= labels.take(rows.row[a:b])
             yield block
-
-    def _split_of(self, block: dict[str, NDArray], start: int) -> NDArray[np.uint8]:
-        who = self._spectra.who.read(block, start)
-        return split_by_healpix(who.ra, who.dec, *self._split)
 
 
 class RejectTable:

@@ -10,6 +10,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from astroclip.crossmatch import distributed
 from astroclip.crossmatch.image_side import ImageSide, TablePositions, check_images, has_images
 from astroclip.crossmatch.match import Again, FalseMatchRate, ObjectMatches, false_match_rate, match_objects
 from astroclip.crossmatch.spectra_side import TargetRows
@@ -19,7 +20,6 @@ from astroclip.data.pairs.split import check_split
 from astroclip.errors import UsageError
 from astroclip.schema import Reason
 from astroclip.sky import Find, FloatArray, IntArray, check_search, has_position
-from astroclip.tables.identity import Who
 
 Join = Literal["inner", "left"]
 Engine = Literal["memory", "lsdb"]
@@ -155,7 +155,14 @@ def make_plan(
     progress
         Told (spectra looked at, all).
     """
-    match = _match(targets.who, side, settings)
+    radius, find = settings.radius_arcsec, settings.find
+    if settings.engine == "memory":
+        match = match_objects(targets.who, Again(side.blocks), radius, find)
+    else:
+        hats = side.hats if isinstance(side, TablePositions) else None
+        match = distributed.match_objects(
+            targets.who, hats or side.blocks(), radius, find, cluster=settings.cluster
+        )
     reason = _unmatched(targets, match)
     found, problems = np.zeros(len(match.left), np.int8), list[str]()
     pair = np.full(len(match.left), -1, np.int64)
@@ -170,7 +177,7 @@ def make_plan(
     reason = np.where(best < unmatched, best, reason).astype(np.int8)
     row_reason[targets.row] = reason
     positions = Again(lambda: ((who.ra, who.dec) for who in side.blocks()))
-    chance = false_match_rate((targets.ra, targets.dec), positions, settings.radius_arcsec, settings.find)
+    chance = false_match_rate((targets.ra, targets.dec), positions, radius, find)
     plan = Plan(
         row=targets.row[match.left],
         target=match.left,
@@ -184,18 +191,6 @@ def make_plan(
         chance=chance,
     )
     return _with_all_rows(plan, targets) if settings.join == "left" else plan
-
-
-def _match(who: Who, side: ImageSide, settings: CrossmatchSettings) -> ObjectMatches:
-    """Match with the engine asked for."""
-    if settings.engine == "memory":
-        return match_objects(who, Again(side.blocks), settings.radius_arcsec, settings.find)
-    from astroclip.crossmatch import distributed
-
-    hats = side.hats if isinstance(side, TablePositions) else None
-    return distributed.match_objects(
-        who, hats or side.blocks(), settings.radius_arcsec, settings.find, cluster=settings.cluster
-    )
 
 
 def _unmatched(targets: TargetRows, match: ObjectMatches) -> NDArray[np.int8]:

@@ -65,7 +65,7 @@ class SpectraTable:
         What the match table keeps of it, in its order.
     cut
         The quality cut.
-    who
+    who, position
         Who and where its rows are, as it says: without proper motion.
     has_coadds
         Whether its rows can be looked up in a tree of coadds.
@@ -79,6 +79,8 @@ class SpectraTable:
         self.catalog = catalog
         self.who, self._moved = find_placed(catalog, ra, dec), find_placed(catalog, ra, dec, epoch)
         self.who.check(catalog)
+        assert self.who.position is not None  # `find_placed` refuses a table without
+        self.position = self.who.position
         self.has_coadds = all(name in self.who.ids for name in COADD_KEY)
         self.cut: Cut = find_cut(cut or ("galaxy" if self.has_coadds else "none"), catalog.columns)
         self._redshift = catalog.find(*redshift_names(catalog.columns))

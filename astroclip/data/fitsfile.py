@@ -66,19 +66,6 @@ class FitsFile:
         """Close the file; reading from it afterwards is an error."""
         self._fits.close()
 
-    def number(self, name: str) -> int:
-        """Return the number of the first HDU called `name`.
-
-        Raises
-        ------
-        DataError
-            If there is none, naming those there are.
-        """
-        if name not in self:
-            found = ", ".join(n for n in self.names if n) or "only unnamed ones"
-            raise DataError(f"{self.path}: no HDU '{name}' (found {found})")
-        return self.names.index(name.upper())
-
     def header(self, hdu: int | str) -> dict[str, Any]:
         """Return the cards of an HDU, by upper-case key."""
         with self._reading(f"the header of HDU {hdu}"):
@@ -92,10 +79,11 @@ class FitsFile:
 
     def pixels(self, hdu: int | str, *section: slice) -> NDArray:
         """Return the pixels of an image HDU, or the section of them that one slice an axis cuts out."""
-        if not self.shape(hdu):
+        handle = self._hdu(hdu)
+        if handle.get_exttype() != "IMAGE_HDU" or not handle.get_dims():
             raise DataError(f"{self.path}: HDU {hdu} holds no pixels, expected an image")
         with self._reading(f"the pixels of HDU {hdu}"):
-            return _native(self._hdu(hdu)[section] if section else self._hdu(hdu).read())
+            return _native(handle[section] if section else handle.read())
 
     def columns(self, hdu: int | str) -> list[str]:
         """Return the upper-case names of a table's columns; none where the HDU is an image."""
@@ -132,7 +120,13 @@ class FitsFile:
         return np.char.strip(values.astype(str)) if values.dtype.kind in "SU" else _native(values)
 
     def _hdu(self, hdu: int | str) -> Any:
-        return self._fits[hdu if isinstance(hdu, int) else self.number(hdu)]
+        """Return the HDU of a number, or the first one of a name."""
+        if isinstance(hdu, int):
+            return self._fits[hdu]
+        if hdu.upper() not in self.names:
+            found = ", ".join(n for n in self.names if n) or "only unnamed ones"
+            raise DataError(f"{self.path}: no HDU '{hdu}' (found {found})")
+        return self._fits[self.names.index(hdu.upper())]
 
     def _is_whole(self) -> bool:
         """Tell whether the file reaches the end of its last HDU, and no half HDU follows that."""

@@ -127,7 +127,7 @@ class Hdf5File:
                 rest, at = rest[n:], at + n
 
     def _dataset(self, name: str) -> h5py.Dataset:
-        if name not in self:
+        if name.upper() not in self._names:
             raise DataError(
                 f"{self.path}: no dataset '{name}' (found {', '.join(sorted(self.names)) or 'none'})"
             )

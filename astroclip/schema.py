@@ -53,8 +53,6 @@ POSITION_NAMES = (
     ("MEAN_FIBER_RA", "MEAN_FIBER_DEC"), ("RIGHT_ASCENSION", "DECLINATION"),
     ("RIGHTASCENSION", "DECLINATION"), ("_RA", "_DE"), ("RA_1", "DEC_1"),
 )  # fmt: skip
-RA_NAMES = tuple(dict.fromkeys(ra for ra, _ in POSITION_NAMES))
-DEC_NAMES = tuple(dict.fromkeys(dec for _, dec in POSITION_NAMES))
 # proper motion with cos(dec), as Gaia, the Legacy Survey, VizieR call it; and the epoch of the position
 MOTION_NAMES = (("PMRA", "PMDEC"), ("PMRA", "PMDE"))
 EPOCH_NAMES = ("REF_EPOCH", "EPOCH", "EPOCH_RA")

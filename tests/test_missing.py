@@ -4,9 +4,11 @@ from collections import Counter
 
 import numpy as np
 import pytest
+from astropy.table import MaskedColumn, QTable
 from numpy.testing import assert_array_equal
 
 from astroclip.errors import DataError
+from astroclip.tables import open_table
 from astroclip.tables.missing import (
     find_sentinels,
     find_spike,
@@ -138,3 +140,18 @@ def test_a_spike_at_an_edge() -> None:
     assert find_spike(rng.integers(0, 3, 1000).astype(float)) is None
     assert find_spike(np.zeros(5)) is None
     assert find_spike(np.full(5, NAN)) is None
+
+
+@pytest.mark.parametrize("suffix", ["parquet", "ecsv"])
+def test_what_astropy_masks_is_missing(tmp_path, suffix):
+    values = {"B": [True, False, True], "I": [1, 2, 3], "S": ["a", "b", "c"], "F": [1.0, 2.0, 3.0]}
+    columns = {name: MaskedColumn(value, mask=[False, True, False]) for name, value in values.items()}
+    QTable(columns | {"WHOLE": [1, 2, 3]}).write(tmp_path / f"t.{suffix}")
+    with open_table(tmp_path / f"t.{suffix}") as table:
+        read = table.read([*columns, "WHOLE"])
+        some = table.read(["I"], 2, 3)["I"]
+    for name, value in values.items():
+        assert is_missing(read[name]).tolist() == [False, True, False]
+        assert [value[0], value[2]] == [read[name][0], read[name][2]]
+    assert not is_missing(read["WHOLE"]).any()
+    assert some.tolist() == [3]

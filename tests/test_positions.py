@@ -295,6 +295,21 @@ def test_epochs_in_days(tmp_path: Path, unit: str, epoch: float) -> None:
     assert_allclose((read(path, epoch=2026.0)[0] - 10) * 3600, 10.0, atol=1e-3)
 
 
+@pytest.mark.parametrize("epoch", ["J2016.0", "2016", 57388.5, 2457389.0])
+def test_epochs_without_a_unit(tmp_path: Path, epoch: Any) -> None:
+    columns = {"RA": [10.0], "DEC": [0.0], "pmra": [1000.0], "pmdec": [0.0], "ref_epoch": [epoch]}
+    path = table_of(tmp_path / "t.fits", columns)
+    assert_allclose((read(path, epoch=2026.0)[0] - 10) * 3600, 10.0, atol=1e-3)
+
+
+@pytest.mark.parametrize("epoch", [3, 9999.0, "B1950", "now"])
+def test_what_is_no_epoch(tmp_path: Path, epoch: Any) -> None:
+    columns = {"RA": [10.0], "DEC": [0.0], "PMRA": [1000.0], "PMDEC": [0.0], "EPOCH": [epoch]}
+    path = table_of(tmp_path / "t.fits", columns)
+    with pytest.raises(DataError, match="column 'EPOCH'"):
+        read(path, epoch=2016.0)
+
+
 @pytest.mark.parametrize(("column", "unit"), [("PMRA", "km/s"), ("PMDEC", "pix"), ("REF_EPOCH", "km")])
 def test_an_unknown_unit_of_motion_is_refused(tmp_path: Path, column: str, unit: str) -> None:
     columns = {"RA": [10.0], "DEC": [0.0], "PMRA": [1.0], "PMDEC": [0.0], "REF_EPOCH": [2000.0]}

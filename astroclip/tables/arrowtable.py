@@ -18,6 +18,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from astroclip.errors import DataError
 from astroclip.files import fingerprint_of, listing_of
@@ -172,18 +173,33 @@ class ArrowTable(Table):
             raise ValueError(f"rows {start} to {stop} of a table with {self.nrows}")
         if not wanted:
             return {}
-        stored = tuple(dict.fromkeys(column.name for column in wanted.values()))
+        masks = {column.name: self._mask_of(column.name) for column in wanted.values()}
+        stored = tuple(
+            dict.fromkeys([column.name for column in wanted.values()] + [*filter(None, masks.values())])
+        )
         if wrong := [self.problems[name] for name in stored if name in self.problems]:
             raise DataError(f"{self.name}: {wrong[0]}")
         with self._lock:
             batches = self._take(stored, start, stop)
         table = pa.Table.from_batches(batches, self._schema_of(stored))
-        return {
+        values = {
             name: column_values(
                 _whole(table.column(column.name)), column, f"{self.name}: column '{column.name}'"
             )
             for name, column in wanted.items()
         }
+        for name, column in wanted.items():
+            if mask := masks[column.name]:
+                values[name] = _masked(values[name], np.asarray(table.column(mask)))
+        return values
+
+    def _mask_of(self, name: str) -> str | None:
+        """Return the column in which astropy keeps what is masked in another one."""
+        mask = self.columns.get(f"{name}.mask")
+        flags = (
+            mask is not None and mask.dtype.kind == "b" and not mask.shape and not self.columns[name].shape
+        )
+        return f"{name}.mask" if flags and "table_meta_yaml" in self.header else None
 
     def _take(self, names: tuple[str, ...], start: int, stop: int) -> list[pa.RecordBatch]:
         """Return rows of columns, from where the last read of these columns ended if that is near."""
@@ -236,6 +252,17 @@ class ArrowTable(Table):
         for file in self._inputs:
             if not isinstance(file, Path):
                 file.close()
+
+
+def _masked(values: NDArray[Any], missing: NDArray[np.bool_]) -> NDArray[Any]:
+    """Return values without those that are masked, as `Table.read` has it."""
+    if not missing.any():
+        return values
+    if values.dtype.kind == "f":
+        values = np.array(values)
+        values[missing] = np.nan
+        return values
+    return np.ma.MaskedArray(values, np.ma.getmaskarray(values) | missing)
 
 
 def codec_of(footer: pq.FileMetaData) -> str:

@@ -33,6 +33,8 @@ Block = Mapping[str, NDArray[Any]]
 _BEYOND = 1e-6  # deg past a full turn that rounding explains
 _DAYS = {"d": 0.0, "day": 0.0, "mjd": 0.0, "jd": 2400000.5, "julianday": 2400000.5, "juliandate": 2400000.5}
 _J2000_MJD = 51544.5
+_FIRST_MJD = 10000.0  # of the year 1886: less is a year
+_EPOCHS = (1800.0, 2200.0)  # years
 
 
 class Angle(NamedTuple):
@@ -100,15 +102,33 @@ class Motion(NamedTuple):
     scales: tuple[float, float]
     epoch_unit: str
 
-    def apply(self, ra: FloatArray, dec: FloatArray, block: Block, epoch: float, table: str) -> Any:
+    def apply(
+        self, ra: FloatArray, dec: FloatArray, block: Block, epoch: float, table: str
+    ) -> tuple[FloatArray, FloatArray]:
         """Return positions at an epoch; where that of the table is not positive nothing moves."""
-        pmra, pmdec, since = (to_floats(block[c.name], f"{table}: column '{c.name}'") for c in self.columns)
-        since = np.where(since > 0, since, np.nan)  # 0: DESI's targets that do not move
-        if self.epoch_unit in _DAYS:
-            days = np.where(since > 1e6, since - _DAYS["jd"], since)
-            since = 2000.0 + (days - _J2000_MJD) / 365.25
+        pmra, pmdec = (to_floats(block[c.name], f"{table}: column '{c.name}'") for c in self.columns[:2])
+        since = self._read_epochs(block, table)
         pmra, pmdec = pmra * self.scales[0], pmdec * self.scales[1]
         return propagate(ra, dec, pmra, pmdec, from_epoch=since, to_epoch=epoch)
+
+    def _read_epochs(self, block: Block, table: str) -> FloatArray:
+        """Return Julian years, NaN where unknown; text as J2000.0, and large numbers as MJD or JD."""
+        column = self.columns[2]
+        values, where = block[column.name], f"{table}: column '{column.name}'"
+        if column.dtype.kind in "US":
+            values = np.char.lstrip(to_texts(values), "Jj")
+        since = to_floats(values, where)
+        since = np.where(since > 0, since, np.nan)  # 0: DESI's targets that do not move
+        days = np.where(since > 1e6, since - _DAYS["jd"], since)
+        if self.epoch_unit in _DAYS or not self.epoch_unit:
+            since = np.where(days > _FIRST_MJD, 2000.0 + (days - _J2000_MJD) / 365.25, since)
+        bad = (since < _EPOCHS[0]) | (since > _EPOCHS[1])
+        if bad.any():
+            raise DataError(
+                f"{where} holds {values[int(bad.argmax())]}, which is no epoch of positions; expected a "
+                "year, as 2016.0, or a Modified Julian Date. Rename the column if it holds something else"
+            )
+        return since
 
 
 class PositionReader(NamedTuple):
@@ -151,15 +171,13 @@ class PositionReader(NamedTuple):
             ra, dec = np.where(nowhere, np.nan, ra), np.where(nowhere, np.nan, dec)
         if self.motion is None or self.epoch is None:
             return ra, dec
-        moved: tuple[FloatArray, FloatArray] = self.motion.apply(ra, dec, block, self.epoch, self.table)
-        return moved
+        return self.motion.apply(ra, dec, block, self.epoch, self.table)
 
     @property
     def is_plain(self) -> bool:
-        """Whether its values are numbers in degrees, so that no row can be refused."""
-        return self.ra.scale == 1.0 and all(
-            angle.column.dtype.kind in "iufb" for angle in (self.ra, self.dec)
-        )
+        """Whether its values are numbers in degrees that do not move, so that no row can be refused."""
+        numbers = all(angle.column.dtype.kind in "iuf" for angle in (self.ra, self.dec))
+        return numbers and self.ra.scale == 1.0 and self.motion is None
 
 
 def find_position(

@@ -225,6 +225,14 @@ def test_a_votable_of_several_tables(tmp_path: Path) -> None:
         open_table(tmp_path / "t.vot", "third")
 
 
+def test_a_votable_fetches_nothing(tmp_path: Path) -> None:
+    Table({"A": np.arange(3)}).write(tmp_path / "t.vot", format="votable", tabledata_format="binary")
+    text = (tmp_path / "t.vot").read_text()
+    (tmp_path / "t.vot").write_text(text.replace("<STREAM ", '<STREAM href="http://localhost:1/x" '))
+    with pytest.raises(DataError, match=r"its data lie in another file .*stilts tcopy in=.*t\.vot"):
+        open_table(tmp_path / "t.vot")
+
+
 @pytest.mark.parametrize("name", ["t.ecsv", "t.vot"])
 def test_damaged_markup(tmp_path: Path, name: str) -> None:
     kind = "votable" if name == "t.vot" else "ascii.ecsv"

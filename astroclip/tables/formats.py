@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
+from typing import IO, cast
 
 from astroclip.errors import DataError
 from astroclip.tables.hats import is_hats
@@ -41,11 +42,9 @@ def find_format(path: str | Path) -> TableFormat | None:
     path = Path(path)
     if is_hats(path):
         return TableFormat.HATS
-    with open_fits(path, str(path)) as file:
+    open_fits(path, str(path)).close()
+    with open_unzipped(path, str(path)) as file:
         begin = file.read(_BEGIN)
-    if begin.startswith(b"\x1f\x8b"):
-        with unzipping(str(path)), gzip.open(path) as unzipped:
-            begin = unzipped.read(_BEGIN)
     for mark, kind in ((b"SIMPLE", TableFormat.FITS), (b"PAR1", TableFormat.PARQUET)):
         if begin.startswith(mark):
             return kind
@@ -62,6 +61,13 @@ def is_gzipped(path: Path) -> bool:
     """Tell whether a file is packed by gzip."""
     with open_fits(path, str(path)) as file:
         return file.read(2) == b"\x1f\x8b"
+
+
+@contextmanager
+def open_unzipped(path: Path, name: str) -> Iterator[IO[bytes]]:
+    """Open a file for reading, unpacked if gzip packed it; `name` is what the user called it."""
+    with unzipping(name), path.open("rb") as file:
+        yield cast(IO[bytes], gzip.GzipFile(fileobj=file)) if is_gzipped(path) else file
 
 
 @contextmanager

@@ -1,7 +1,10 @@
 """ECSV and VOTables: parsed by astropy, then written to a Parquet file without a name."""
 
+import re
+import shlex
 import warnings
 from collections.abc import Sequence
+from io import BytesIO
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +16,7 @@ import pyarrow.parquet as pq
 from astroclip.errors import DataError
 from astroclip.tables.arrowfields import SHAPE_KEY
 from astroclip.tables.arrowtable import ArrowTable
+from astroclip.tables.formats import open_unzipped
 from astroclip.tables.unpack import nameless_file
 
 if TYPE_CHECKING:
@@ -33,7 +37,7 @@ def open_ecsv(source: Path, name: str, scratch: Path | None) -> ArrowTable:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             read = represent_mixins_as_columns(QTable.read(source, format="ascii.ecsv"))
-    except (ValueError, OSError, TypeError, KeyError) as error:
+    except (ValueError, OSError, TypeError, LookupError) as error:
         raise DataError(f"{name}: cannot be read as an ECSV table ({_line_of(error)})") from error
     return _open_converted(read, source, name, scratch)
 
@@ -51,16 +55,31 @@ def open_votable(source: Path, name: str, scratch: Path | None, hdu: int | str |
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            parsed = votable.parse(source, verify="ignore")
+            parsed = votable.parse(_read_document(source, name), verify="ignore")
             tables = list(parsed.iter_tables())
             places = [_place(i, one) for i, one in enumerate(tables)]
             chosen = _choose(tables, hdu, f"{name}: a VOTable of {', '.join(places) or 'no table'}")
             read = tables[chosen].to_table(use_names_over_ids=True)
             read.meta |= {one.name: one.value for one in (*tables[chosen].params, *tables[chosen].infos)}
-    except (ValueError, OSError, TypeError, IndexError) as error:
-        raise DataError(f"{name}: cannot be read as a VOTable ({_line_of(error)})") from error
+    except (ValueError, OSError, TypeError, LookupError, NotImplementedError) as error:
+        raise DataError(
+            f"{name}: cannot be read as a VOTable ({_line_of(error)}). Rewrite it: "
+            f"stilts tcopy in={shlex.quote(str(source))} out=table.fits"
+        ) from error
     others = places[:chosen] + places[chosen + 1 :]
     return _open_converted(read, source, name, scratch, places[chosen] if others else "", others)
+
+
+def _read_document(source: Path, name: str) -> BytesIO:
+    """Read a VOTable whose data are in it: astropy would fetch what a stream points to."""
+    with open_unzipped(source, name) as file:
+        document = file.read()
+    if re.search(rb"<(?:[\w.-]+:)?STREAM\s[^>]*\bhref\s*=", document):
+        raise DataError(
+            f"{name}: its data lie in another file (STREAM href). Put them into one: "
+            f"stilts tcopy in={shlex.quote(str(source))} out=table.fits"
+        )
+    return BytesIO(document)
 
 
 def _place(i: int, table: Any) -> str:

@@ -1,5 +1,6 @@
 """Open any table: FITS and Parquet where they lie, everything else through a copy without a name."""
 
+import shlex
 from pathlib import Path
 
 from astroclip.errors import DataError
@@ -69,7 +70,7 @@ def open_table(
         return open_csv(source, name, folder)
     raise DataError(
         f"{name}: not a table; expected FITS (also .gz, .fz), Parquet, HATS, ECSV, VOTable, or a file called "
-        ".csv or .tsv"
+        f".csv or .tsv. Rewrite others: stilts tcopy in={shlex.quote(str(source))} ifmt=ascii out=table.fits"
     )
 
 

@@ -5,14 +5,13 @@ A first pass finds the type of each column, a second writes the rows to a Parque
 
 import codecs
 import csv
-import gzip
 import io
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, NamedTuple, cast
+from typing import NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -21,7 +20,7 @@ import pyarrow.parquet as pq
 
 from astroclip.errors import DataError
 from astroclip.tables.arrowtable import ArrowTable, reading
-from astroclip.tables.formats import is_gzipped, unzipping
+from astroclip.tables.formats import is_gzipped, open_unzipped
 from astroclip.tables.unpack import nameless_file
 
 CSV_BLOCK = 16 << 20  # bytes that are parsed at a time
@@ -176,7 +175,7 @@ def _are_numbers(cells: list[str]) -> list[bool]:
 
 def _find_encoding(source: Path, name: str) -> str:
     """Return the first of UTF-8, Windows' and ISO's Latin characters that all bytes are."""
-    with _open_bytes(source, name) as stream:
+    with open_unzipped(source, name) as stream:
         begin = stream.read(4)
     for mark, encoding in _MARKS:
         if begin.startswith(mark):
@@ -184,7 +183,7 @@ def _find_encoding(source: Path, name: str) -> str:
     for encoding in ("utf-8", "cp1252"):
         decoder = codecs.getincrementaldecoder(encoding)()
         try:
-            with _open_bytes(source, name) as stream:
+            with open_unzipped(source, name) as stream:
                 while block := stream.read(CSV_BLOCK):
                     decoder.decode(block)
                 decoder.decode(b"", final=True)
@@ -195,14 +194,8 @@ def _find_encoding(source: Path, name: str) -> str:
 
 
 @contextmanager
-def _open_bytes(source: Path, name: str) -> Iterator[IO[bytes]]:
-    with unzipping(name), source.open("rb") as file:
-        yield cast(IO[bytes], gzip.GzipFile(fileobj=file)) if is_gzipped(source) else file
-
-
-@contextmanager
 def _open_text(source: Path, name: str, encoding: str) -> Iterator[io.TextIOWrapper]:
-    with _open_bytes(source, name) as stream, io.TextIOWrapper(stream, encoding, newline="") as text:
+    with open_unzipped(source, name) as stream, io.TextIOWrapper(stream, encoding, newline="") as text:
         yield text
 
 

@@ -131,6 +131,18 @@ def test_what_is_no_spectrum(tmp_path):
         read(path, "lc")
 
 
+def test_wavelengths_that_are_refused(tmp_path):
+    rows = arm("BRZ", 1, wavelength="wavelength_air")
+    path = write(tmp_path / "t.parquet", spectrum=nested(FORMS[0], rows))
+    for wanted in (None, "spectrum"):
+        with pytest.raises(DataError, match=r"'spectrum' has wavelengths in air \('wavelength_air'\)"):
+            read(path, wanted)
+    rows = [row | {"wavelength": row["wavelength"] / 10} for row in arm("BRZ", 1)]
+    path = write(tmp_path / "t.parquet", spectrum=nested(FORMS[0], rows))
+    with pytest.raises(DataError, match=r"column spectrum: wavelengths run from 360.*is it in nm"):
+        read(path)
+
+
 def test_log_wavelengths_and_errors_of_unequal_length(tmp_path):
     rng = np.random.default_rng(4)
     rows = []

@@ -44,6 +44,7 @@ def read(path, wanted=None, rows=(0, 1, 2)):
 
 
 LINEAR = ["WAVE", "wavelength", "LAMBDA", "Lam", "Wavelengths", "WAVE_VAC", "spectral_axis", "flux_wave"]
+LINEAR += ["vacuum_wavelength", "lambda_obs", "wave_angstrom", "OBS_WAVE_AA"]
 LOG = ["loglam", "LOG_WAVE", "LogLambda", "log10_wavelength", "LOGWAVE"]
 UNITS = {"Angstrom": 1, "": 1, "AA": 1, "nm": 10, "um": 1e4, "micron": 1e4, "Micrometer": 1e4, "m": 1e10}
 
@@ -72,6 +73,12 @@ def test_units_of_wavelengths(tmp_path, flux, unit):
     logs = np.log10(own / UNITS[unit])
     path = write(tmp_path / "t.fits", {"flux": flux, "wave": logs}, {"wave": f"log10({unit})"})
     np.testing.assert_allclose(read(path).wave, own)
+
+
+def test_units_in_names(tmp_path, flux):
+    for name, factor in (("wavelength_nm", 10), ("lambda_um", 1e4), ("WAVE_MICRON", 1e4)):
+        path = write(tmp_path / "t.fits", {"FLUX": flux, name: np.tile(WAVE / factor, (3, 1))})
+        np.testing.assert_allclose(read(path).wave, WAVE)
 
 
 NOISE = {
@@ -198,6 +205,16 @@ REFUSED = {
     "janskys": ({"FLUX": DESI}, {"FLUX": "Jy"}, "column 'FLUX': flux in 'Jy'"),
     "ivar": ({"FLUX": DESI, "IVAR": DESI[:, :50]}, {}, r"'IVAR' has shape \(50,\)"),
     "wave": ({"FLUX": DESI, "LAM": RISING[:, :50]}, {}, r"'LAM' has shape \(50,\), but 'FLUX' \(7781,\)"),
+    "falling": ({"FLUX": DESI, "x": RISING[:, ::-1]}, {}, "column 'x' could hold the wavelengths of 'FLUX'"),
+    "descends": ({"FLUX": DESI, "WAVE": RISING[:, ::-1]}, {}, "'WAVE': wavelengths do not ascend"),
+    "nm unsaid": ({"FLUX": DESI, "WAVE": RISING / 10}, {}, "'WAVE': wavelengths run from 360.* is it in nm"),
+    "log unsaid": ({"FLUX": DESI, "WAVE": np.log10(RISING)}, {}, r"is it in log10"),
+    "linear log": ({"FLUX": DESI, "LOGLAM": RISING / 1e4}, {}, "'LOGLAM': wavelengths run from 2"),
+    "two grids": (
+        {"FLUX": DESI, "WAVE": RISING, "LAMBDA": RISING / 1.1},
+        {},
+        "'WAVE' and 'LAMBDA' hold other",
+    ),
     "lists": ({"FLUX": [np.ones(N_WAVE)] * 2, "g": list(RISING)}, {}, "column 'g' could hold"),
 }
 
@@ -223,6 +240,16 @@ def test_other_vectors_do_not_matter(tmp_path):
     assert read(write(tmp_path / "t.fits", columns), rows=[0, 1]).good.all()
     columns |= {"WAVE": RISING, "pixel": np.tile(np.arange(N_WAVE), (2, 1)), "rest_wave": RISING}
     np.testing.assert_array_equal(read(write(tmp_path / "t.fits", columns), rows=[0]).wave, desi_wave())
+
+
+def test_the_same_grid_twice_and_a_bad_row_first(tmp_path, flux):
+    """SDSS tables have loglam and wavelength; one row without sense does not refuse the whole table."""
+    columns = {"FLUX": flux, "loglam": np.tile(np.log10(WAVE), (3, 1)), "wavelength": np.tile(WAVE, (3, 1))}
+    np.testing.assert_allclose(read(write(tmp_path / "t.fits", columns)).wave, WAVE)
+    wave = np.tile(WAVE, (3, 1))
+    wave[0] = wave[0, ::-1]
+    path = write(tmp_path / "t.fits", {"FLUX": flux, "WAVE": wave})
+    assert read(path, rows=[1, 2]).good.all()
 
 
 def test_rows_whose_parts_differ_in_length(tmp_path, flux):

@@ -204,7 +204,7 @@ def check_flux_unit(where: str, unit: object) -> None:
         Naming `where` and the unit found.
     """
     text = re.sub(r"[\s*^()]", "", str(unit or "")).lower()
-    if text and not (re.match(r"1(\.0*)?(0|e)-17erg", text) and re.search(r"ang|aa", text)):
+    if text and not (re.match(r"1(\.0*)?(0|e)-17erg", text) and re.search(r"ang|aa|å|/a|a-1", text)):
         raise DataError(f"{where}: flux in '{unit}', expected 1e-17 erg/(s cm2 Angstrom). Convert it")
 
 

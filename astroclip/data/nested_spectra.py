@@ -12,13 +12,12 @@ from numpy.typing import NDArray
 from astroclip.data.grid import combine_arms, place_arm, stack_spectra
 from astroclip.data.pixel_rows import OwnRows
 from astroclip.data.pixels import Spectra
-from astroclip.data.spectrum_columns import make_spectra, read_stretches
-from astroclip.data.spectrum_fields import SpectrumParts, find_flux, find_parts
+from astroclip.data.spectrum_columns import PROBED_ROWS, check_first, make_spectra, read_stretches
+from astroclip.data.spectrum_fields import SpectrumParts, find_air, find_flux, find_parts
 from astroclip.errors import DataError
 from astroclip.tables import Table
 
 ARMS_OVERLAP = 0.5  # of the shorter one's range: two that share more are not arms of one spectrum
-PROBED_ROWS = 16  # that tell whether columns are arms
 
 
 class NestedSpectra(OwnRows[Spectra]):
@@ -44,6 +43,7 @@ class NestedSpectra(OwnRows[Spectra]):
         super().__init__(f"column {', '.join(columns)}")
         self._table = table
         self._arms = {name: _nested_parts(table, name) for name in columns}
+        check_first(self, f"{table.name}: column {', '.join(columns)}")
         if len(columns) > 1:
             self._refuse_rivals()
 
@@ -99,7 +99,7 @@ def find_nested(table: Table) -> list[str]:
 
 def _is_spectrum(fields: Mapping[str, int]) -> bool:
     flux = find_flux(name for name, axes in fields.items() if axes == 1)
-    return flux is not None and find_parts(fields, flux).wave is not None
+    return flux is not None and (find_parts(fields, flux).wave or find_air(fields)) is not None
 
 
 def _nested_parts(table: Table, name: str) -> SpectrumParts:
@@ -111,7 +111,13 @@ def _nested_parts(table: Table, name: str) -> SpectrumParts:
             "expected flux and one of wave, wavelength, lambda, loglam"
         )
     vectors = [field for field, axes in fields.items() if axes == 1]
-    return find_parts(vectors, str(find_flux(vectors)))
+    parts = find_parts(vectors, str(find_flux(vectors)))
+    if not parts.wave:
+        raise DataError(
+            f"{table.name}: column '{name}' has wavelengths in air ('{find_air(fields)}'), expected vacuum. "
+            "Convert them"
+        )
+    return parts
 
 
 def _field(rows: NDArray[np.object_], name: str) -> NDArray[np.object_]:

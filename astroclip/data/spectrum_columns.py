@@ -13,12 +13,14 @@ from numpy.typing import NDArray
 from astroclip.data.fitsfile import check_flux_unit
 from astroclip.data.grid import clean_spectra, pad_rows
 from astroclip.data.hdf5file import runs
-from astroclip.data.pixel_rows import OwnRows
+from astroclip.data.pixel_rows import OwnRows, PixelRows
 from astroclip.data.pixels import Spectra
 from astroclip.data.spectrum_fields import (
     SpectrumParts,
+    check_wave,
     find_air,
     find_parts,
+    is_wave_name,
     sounds_like_wave,
     to_angstrom,
     to_ivar,
@@ -28,6 +30,7 @@ from astroclip.errors import DataError
 from astroclip.schema import N_WAVE, desi_wave
 from astroclip.tables import Table
 
+PROBED_ROWS = 16  # the first ones, which show what the columns are
 Values = dict[str, NDArray]
 
 
@@ -67,53 +70,76 @@ class SpectrumColumns(OwnRows[Spectra]):
                 )
         check_flux_unit(self._where, spec.unit)
         self._unit = vectors[self._parts.wave].unit if self._parts.wave else ""
-        if self._parts.wave:
-            to_angstrom(
-                np.zeros(0), self._parts.wave, self._unit, f"{table.name}: column '{self._parts.wave}'"
-            )
-        else:
-            self._refuse_other_grids([name for name in vectors if name not in self._parts.names])
-            self._refuse_other_lengths()
+        self._refuse_other_grids([name for name in vectors if name not in self._parts.names])
+        check_first(self, f"{table.name}: column '{self._parts.wave or spec.name}'")
 
     def __len__(self) -> int:
         return self._table.nrows
 
     def _refuse_other_grids(self, others: Sequence[str]) -> None:
-        """Refuse to assume DESI's grid where a column could be the grid."""
+        """Refuse to take one column for the wavelengths, or DESI's grid, where another could be."""
+        name, flux, wave = self._table.name, self._parts.flux, self._parts.wave
+        if wave and not is_wave_name(wave):
+            return  # named like the flux: there is no doubt
+        if wave:
+            used = to_angstrom(self._first(wave), wave, self._unit, f"{name}: column '{wave}'")
+            for other in filter(is_wave_name, others):
+                rival = to_angstrom(self._first(other), other, self._table.column(other).unit, name)
+                if rival.shape != used.shape or not np.allclose(rival, used, rtol=1e-4):
+                    raise DataError(
+                        f"{name}: columns '{wave}' and '{other}' hold other wavelengths of '{flux}'. Leave "
+                        "one out"
+                    )
+            return
         if air := find_air(others):
             raise DataError(
-                f"{self._table.name}: column '{air}' has wavelengths in air, expected vacuum. Convert "
-                "them, and call the column WAVE"
+                f"{name}: column '{air}' has wavelengths in air, expected vacuum. Convert them, and call the "
+                "column WAVE"
             )
-        for name in others:
-            first = self._first(name)
-            rising = len(first) > 1 and len(first) == len(self._first(self._parts.flux))
-            if sounds_like_wave(name) or (rising and (np.diff(first) > 0).all()):
+        pixels = len(self._first(flux))
+        for other in others:
+            steps = np.diff(self._first(other))
+            alike = sounds_like_wave(other) or len(steps) + 1 == pixels
+            if alike and steps.size and ((steps > 0).all() or (steps < 0).all()):
                 raise DataError(
-                    f"{self._table.name}: column '{name}' could hold the wavelengths of "
-                    f"'{self._parts.flux}', but is not called so. Call it WAVE if it does (vacuum, "
-                    "Angstrom), else leave it out"
+                    f"{name}: column '{other}' could hold the wavelengths of '{flux}', but is not called so. "
+                    "Call it WAVE if it does (vacuum, Angstrom), else leave it out"
                 )
-
-    def _refuse_other_lengths(self) -> None:
-        """Refuse spectra that cannot be on DESI's grid."""
-        pixels = len(self._first(self._parts.flux))
-        if self._table.nrows and pixels not in (0, N_WAVE):
+        if pixels not in (0, N_WAVE):
             raise DataError(
                 f"{self._where} has {pixels} pixels and there is no column WAVE; without one the DESI "
                 f"grid of {N_WAVE} pixels is expected"
             )
 
     def _first(self, name: str) -> NDArray:
-        """Return a column's first row, empty if it is not numbers."""
-        column = self._table.column(name)
-        rows = self._table.read([name], 0, min(1, self._table.nrows))[name]
-        first = np.ma.filled(np.ma.asarray(rows[0] if len(rows) else rows), 0)
-        return first if first.dtype.kind in "fiu" and column.dtype.kind in "fiuO" else np.zeros(0)
+        """Return a column's first row that has values, empty if none of the first has, or no numbers."""
+        rows = self._table.read([name], 0, min(PROBED_ROWS, self._table.nrows))[name]
+        filled = (np.ma.filled(np.ma.asarray(row), 0) for row in rows if row is not None and len(row))
+        first = next(filled, np.zeros(0))
+        return first if first.dtype.kind in "fiu" else np.zeros(0)
 
     def _read(self, rows: NDArray[np.int64], size: int) -> Spectra:  # noqa: ARG002
         values = read_stretches(self._table, self._parts.names, rows)
         return make_spectra(self._parts, values, self._unit, self._where, rows)
+
+
+def check_first(spectra: PixelRows[Spectra], where: str) -> None:
+    """Refuse spectra of which none of the first has wavelengths in Å that ascend; `where` names them.
+
+    One bad row is data; all of them are another unit.
+    """
+    problem = None
+    for row in range(min(PROBED_ROWS, len(spectra))):
+        try:
+            one = spectra.read([row])
+            check_wave(np.atleast_2d(one.wave)[0], where)
+        except DataError as error:
+            problem = problem or error
+            continue
+        if np.isfinite(one.wave).any():
+            return
+    if problem:
+        raise problem
 
 
 def read_stretches(table: Table, names: Sequence[str], rows: NDArray[np.int64]) -> Values:

@@ -12,19 +12,26 @@ from numpy.typing import NDArray
 
 from astroclip.data.sdss import BAD_PIXEL
 from astroclip.errors import DataError
+from astroclip.schema import N_WAVE, WAVE_MIN, WAVE_STEP
 
-WAVE_NAMES = (
-    "wave", "wavelength", "lambda", "lam", "wavelengths", "waves", "lambdas", "wl", "wvl", "wavevac",
-    "vacwave", "wavelengthvac", "vacuumwavelength", "wavelengthvacuum", "wavevacuum", "lambdavac",
+_WAVE = (
+    "wave",
+    "wavelength",
+    "lambda",
+    "lam",
+    "wavelengths",
+    "waves",
+    "lambdas",
+    "wl",
+    "wvl",
     "spectralaxis",
-)  # fmt: skip
-LOG_WAVE_NAMES = (
-    "loglam", "loglambda", "logwave", "logwavelength", "logwl", "log10lam", "log10lambda", "log10wave",
-    "log10wavelength",
-)  # fmt: skip
-AIR_NAMES = tuple(
-    f for n in ("wave", "wavelength", "lambda", "lam") for f in (f"{n}air", f"air{n}", f"{n}inair")
 )
+_VACUUM = ("{}", "{}vac", "vac{}", "{}vacuum", "vacuum{}", "{}obs", "obs{}", "observed{}")
+_UNITS = ("", "angstrom", "angstroms", "ang", "aa", "a", "nm", "um", "micron", "microns")
+# names of wavelengths, and the unit that each says itself
+WAVE_NAMES = {f"{form.format(n)}{unit}": unit for unit in _UNITS for form in _VACUUM for n in _WAVE}
+LOG_WAVE_NAMES = tuple(f"{log}{n}" for log in ("log", "log10") for n in _WAVE)
+AIR_NAMES = tuple(form.format(n) for form in ("{}air", "air{}", "{}inair") for n in _WAVE)
 IVAR_NAMES = ("ivar", "inversevariance", "invvar", "inversevar", "invvariance")
 ERROR_NAMES = ("err", "error", "sigma", "noise", "uncertainty", "unc", "std", "stddev", "e")
 VARIANCE_NAMES = ("var", "variance")
@@ -95,6 +102,11 @@ def find_air(names: Iterable[str]) -> str | None:
     return next((name for name in names if plain(name) in AIR_NAMES), None)
 
 
+def is_wave_name(name: str) -> bool:
+    """Tell whether a name is one of wavelengths in vacuum."""
+    return plain(name) in WAVE_NAMES or plain(name) in LOG_WAVE_NAMES
+
+
 def sounds_like_wave(name: str) -> bool:
     """Tell whether a name speaks of wavelengths."""
     return any(word in plain(name) for word in ("wave", "lambda", "loglam", "angstrom"))
@@ -108,19 +120,50 @@ def to_angstrom(values: NDArray, name: str, unit: str, where: str) -> NDArray[np
     DataError
         If the unit is none of length.
     """
-    text = re.sub(r"\s", "", unit.lower())
-    log = _LOG_UNIT.fullmatch(text)
-    factor = ANGSTROMS.get(log[1] if log else text)
+    text = plain(name).replace("flux", "")
+    is_log = text.endswith(LOG_WAVE_NAMES)
+    said = max((form for form in WAVE_NAMES if text.endswith(form)), key=len, default="")
+    found = re.sub(r"\s", "", unit.lower()) or ("" if is_log else WAVE_NAMES.get(said, ""))
+    log_unit = _LOG_UNIT.fullmatch(found)
+    factor = ANGSTROMS.get(log_unit[1] if log_unit else found)
     if factor is None:
         raise DataError(
             f"{where}: wavelengths in '{unit}', expected Angstrom, nm, um or log10(Angstrom). Convert them"
         )
     wave = np.asarray(values, np.float64)
-    return (10.0**wave if log or _is_log(name) else wave) * factor
+    return (10.0**wave if log_unit or is_log else wave) * factor
 
 
-def _is_log(name: str) -> bool:
-    return plain(name).partition("flux")[0].endswith(LOG_WAVE_NAMES)
+def check_wave(wave: NDArray[np.float64], where: str) -> None:
+    """Refuse wavelengths of one spectrum that do not ascend, or are not in Å.
+
+    Raises
+    ------
+    DataError
+        Naming `where`, and the unit that they seem to be in.
+    """
+    known = wave[np.isfinite(wave)]
+    if (np.diff(known) <= 0).any():
+        raise DataError(
+            f"{where}: wavelengths do not ascend. Sort the pixels by vacuum wavelength in Angstrom"
+        )
+    if known.size and (problem := explain_range(float(known[0]), float(known[-1]))):
+        raise DataError(f"{where}: wavelengths run {problem}")
+
+
+def explain_range(low: float, high: float) -> str | None:
+    """Say what is wrong with wavelengths that do not reach DESI's grid; None if they do."""
+    end = WAVE_MIN + WAVE_STEP * (N_WAVE - 1)
+    if high > WAVE_MIN and low < end:
+        return None
+    guesses = {"nm": (10 * low, 10 * high), "micron": (1e4 * low, 1e4 * high), "m": (1e10 * low, 1e10 * high)}
+    if high < 10:
+        guesses["log10(Å)"] = (10**low, 10**high)
+    guess = next((f": is it in {unit}?" for unit, (a, b) in guesses.items() if b > WAVE_MIN and a < end), ".")
+    return (
+        f"from {low:.6g} to {high:.6g}, outside DESI's {WAVE_MIN:.0f} to {end:.0f} Å{guess} Expected vacuum "
+        "wavelengths in Å"
+    )
 
 
 def to_ivar(values: NDArray, kind: str) -> NDArray[np.float32]:

@@ -11,6 +11,7 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Generator, Tensor
 
+from astroclip.data.spectrum_fields import explain_range
 from astroclip.errors import DataError, UsageError
 from astroclip.schema import N_WAVE, WAVE_MIN, WAVE_STEP
 
@@ -295,18 +296,8 @@ def _check_wave(wave: Tensor, shape: torch.Size) -> None:
         raise DataError(f"wave does not ascend at {where}: expected ascending finite vacuum wavelengths in Å")
     if not there.any():
         return
-    low, high = wave[there].min().item(), wave[there].max().item()
-    end = WAVE_MIN + WAVE_STEP * (N_WAVE - 1)
-    if high > WAVE_MIN and low < end:
-        return
-    guesses = {"nm": (10 * low, 10 * high), "micron": (1e4 * low, 1e4 * high), "m": (1e10 * low, 1e10 * high)}
-    if high < 10:
-        guesses["log10(Å)"] = (10**low, 10**high)
-    guess = next((f": is it in {unit}?" for unit, (a, b) in guesses.items() if b > WAVE_MIN and a < end), ".")
-    raise DataError(
-        f"wave runs from {low:.6g} to {high:.6g}, outside DESI's {WAVE_MIN:.0f} to {end:.0f} Å{guess}"
-        " Expected vacuum wavelengths in Å"
-    )
+    if problem := explain_range(wave[there].min().item(), wave[there].max().item()):
+        raise DataError(f"wave runs {problem}")
 
 
 def _drop_missing(

@@ -16,8 +16,6 @@ from numpy.typing import NDArray
 
 from astroclip.errors import DataError
 
-HDF5_SUFFIXES = (".hdf5", ".h5")
-
 
 class Hdf5File:
     """An HDF5 file open for reading; a context manager.
@@ -178,11 +176,3 @@ def find_hdf5(path: str | Path, patterns: Sequence[str]) -> list[Path]:
     if not files:
         raise DataError(f"{root}: no file below it is called {' or '.join(patterns)}")
     return files
-
-
-def holds_hdf5(path: str | Path) -> bool:
-    """Tell whether a file's name is that of an HDF5 file, or a folder holds such files and no FITS."""
-    root = Path(path)
-    if root.is_file():
-        return root.suffix.lower() in HDF5_SUFFIXES
-    return not any(root.rglob("*.fits*")) and any(any(root.rglob(f"*{s}")) for s in HDF5_SUFFIXES)

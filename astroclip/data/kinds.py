@@ -6,7 +6,7 @@
 import os
 import re
 from collections import Counter
-from collections.abc import Container, Sequence
+from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
 
@@ -204,7 +204,7 @@ def _kind_within(path: Path) -> Kind | None:
     return kind if kind in _RANK else _FOLDER_OF.get(kind)
 
 
-def find_fits(folder: Path, prefixes: Sequence[str], kinds: Container[Kind]) -> list[Path]:
+def find_fits(folder: Path, prefixes: Sequence[str], kinds: Sequence[Kind]) -> list[Path]:
     """Return the FITS files below a folder whose names begin with the first prefix that any has, sorted.
 
     Without such names: those whose content is of one of the kinds, whatever they are called.
@@ -216,11 +216,11 @@ def find_fits(folder: Path, prefixes: Sequence[str], kinds: Container[Kind]) -> 
     for prefix in prefixes:
         if found := below(prefix):
             return found
-    return [path for path in below("") if _is_one_of(path, kinds)]
+    return [path for path in below("") if is_kind(path, *kinds)]
 
 
-def _is_one_of(path: Path, kinds: Container[Kind]) -> bool:
-    """Tell whether a file that can be read is of one of the kinds."""
+def is_kind(path: str | Path, *kinds: Kind) -> bool:
+    """Tell whether a file or folder is there, can be read, and is of one of the kinds."""
     try:
         return find_kind(path) in kinds
     except DataError:

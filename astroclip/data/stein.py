@@ -209,18 +209,6 @@ def open_stein(path: str | Path) -> SteinImages:
     return images
 
 
-def is_stein(path: str | Path) -> bool:
-    """Tell whether `path` is a file of the Stein et al. layout, or a folder with a file called like one."""
-    root = Path(path)
-    if root.is_dir():
-        return next(root.rglob(PATTERN), None) is not None
-    try:
-        with Hdf5File(root) as h5:
-            return bool(_check_images(h5)) and {*POSITION} <= {name.lower() for name in h5.names}
-    except DataError:
-        return False
-
-
 def _check_images(h5: Hdf5File) -> tuple[int, ...]:
     """Return (N, H, W) of the images, or say what is wrong with them."""
     shape, dtype = h5.shape(IMAGES), h5.dtype(IMAGES)

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from astroclip.data.pairs import Pairs, is_pairs, open_pairs
+from astroclip.data.kinds import Kind, is_kind
+from astroclip.data.pairs import Pairs, open_pairs
 from astroclip.errors import DataError, UsageError
 from astroclip.schema import GALAXY_ZOO, LOGSFR_NAMES, PROPERTIES, SFR_NAMES, ColumnSpec, PairsKey, Split
 from astroclip.tables import write_table
@@ -39,9 +40,9 @@ def find_pairs(data: str | Path) -> Path:
     path = Path(data)
     if not path.exists():
         raise DataError(f"{path}: no such file or folder. Make pairs first: astroclip crossmatch --help")
-    if is_pairs(path):
+    if is_kind(path, Kind.PAIRS):
         return path
-    found = [file for file in sorted(path.glob("*.h5")) if is_pairs(file)] if path.is_dir() else []
+    found = [file for file in sorted(path.glob("*.h5")) if is_kind(file, Kind.PAIRS)]
     if len(found) > 1:
         raise UsageError(f"{path}: several sets of pairs: {', '.join(file.name for file in found)}. Name one")
     if not found:

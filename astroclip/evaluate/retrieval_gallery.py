@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from astroclip.data.pairs import is_pairs
+from astroclip.data.kinds import Kind, is_kind
 from astroclip.errors import UsageError
 from astroclip.model.clip import clip_logits
 from astroclip.plots.gallery import draw_gallery
@@ -39,7 +39,7 @@ def find_pixels(table: Table, pixels: PixelPlaces) -> PixelPlaces | None:
     """
     named = pixels.images or pixels.spectra
     if not named and table.find("PAIR"):
-        beside = [path for path in sorted(table.source.parent.glob("*.h5")) if is_pairs(path)]
+        beside = [path for path in sorted(table.source.parent.glob("*.h5")) if is_kind(path, Kind.PAIRS)]
         if len(beside) == 1:
             named = str(beside[0])
             pixels = pixels._replace(images=named, spectra=named)

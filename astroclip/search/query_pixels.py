@@ -7,8 +7,10 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from astroclip.data.kinds import Kind, find_kind
-from astroclip.data.pixel_sets import open_pixel_files
+from astroclip.data.coadd_sets import CoaddRows
+from astroclip.data.kinds import find_kind
+from astroclip.data.pixel_part import is_embedded
+from astroclip.data.pixel_sets import DESI_KINDS, OPENERS, open_pixel_files
 from astroclip.data.pixels import Modality
 from astroclip.errors import DataError, UsageError
 from astroclip.model.inputs import NOTHING, InputOptions, ModelInputs, PixelInputs, open_inputs
@@ -16,7 +18,6 @@ from astroclip.search.examples import Example
 from astroclip.tables import Table, open_table
 
 OPTIONS = InputOptions(resample=True)  # a query has no flag that could tell of another pixel scale
-IMAGE_FILES = (Kind.IMAGE, Kind.PICTURE, Kind.STEIN, Kind.MULTIMODAL_IMAGES)
 
 
 class PixelPlaces(NamedTuple):
@@ -73,8 +74,9 @@ def read_file(modality: Modality, name: str, size: int) -> ModelInputs:
     path, row = _split_row(name)
     if not path.is_file():
         raise DataError(f"{path}: no such file")
-    if modality == "image" and find_kind(path) in IMAGE_FILES:
-        pixels = open_pixel_files(path, "image")
+    kind = find_kind(path)
+    if kind in OPENERS[modality] and not is_embedded(path):
+        pixels = CoaddRows(path) if kind in DESI_KINDS else open_pixel_files(path, modality)
         return _read_row(PixelInputs(pixels, size, OPTIONS), len(pixels), path, row)
     with open_table(path) as table:
         inputs = open_inputs(table, modality, None, size, OPTIONS)

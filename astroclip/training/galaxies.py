@@ -15,8 +15,9 @@ from torch import Tensor
 from torch.utils.data import default_collate
 
 from astroclip.data.hdf5file import runs
+from astroclip.data.kinds import Kind, find_kind
 from astroclip.data.legacysurvey import ImageFolder
-from astroclip.data.pairs import Pairs, is_pairs, open_pairs, split_by_healpix
+from astroclip.data.pairs import Pairs, open_pairs, split_by_healpix
 from astroclip.data.pictures import PictureFolder
 from astroclip.data.pixel_sets import open_pixel_files
 from astroclip.data.pixels import PixelFiles
@@ -128,7 +129,7 @@ class Galaxies:
 
 def _open(path: Path) -> Files:
     """Open galaxies in whichever format they are."""
-    if is_pairs(path):
+    if find_kind(path, "image") is Kind.PAIRS:
         return open_pairs(path)
     images = open_pixel_files(path, "image")
     if isinstance(images, PictureFolder):

@@ -260,3 +260,52 @@ def test_a_gallery_has_the_same_pixels(surveys, tiny_model, tmp_path, kind):
         drawn.append((tmp_path / "g.html").read_text().count("data:image/png"))
     assert drawn[0] == 3
     assert (drawn[1] == 3) == (kind == "hours")
+
+
+@pytest.mark.parametrize("side", ["spectra", "images", "labels"])
+def test_inexact_identifiers_are_refused_on_every_side_of_a_crossmatch(tmp_path, side):
+    for name in ("spectra", "images", "labels"):
+        table = Table(
+            {"TARGETID": FIRST_ID + np.arange(N), "RA": SKY.ra.deg, "DEC": SKY.dec.deg, "L": range(N)}
+        )
+        if name == side:
+            table["TARGETID"] = table["TARGETID"].astype(float)
+        table.write(tmp_path / f"{name}.fits")
+    spectra, images, labels = (tmp_path / f"{name}.fits" for name in ("spectra", "images", "labels"))
+    done = run("crossmatch", spectra, images, "--labels", labels, "-o", tmp_path / "m", "--no-pairs")
+    assert isinstance(done.exception, DataError)
+    assert f"{side}.fits: column 'TARGETID' is float64, and row 0" in str(done.exception)
+    assert len(list(tmp_path.iterdir())) == 3
+
+
+def test_inspect_names_inexact_identifiers(tmp_path):
+    Table({"TARGETID": FIRST_ID + np.arange(3.0), "Z": np.arange(3.0)}).write(tmp_path / "t.fits")
+    report = json.loads(run("--json", "inspect", tmp_path / "t.fits").stdout)
+    assert any("column 'TARGETID' is float64, and row 0" in problem for problem in report["problems"])
+
+
+@pytest.mark.parametrize("suffix", ["fits", "csv", "parquet"])
+def test_keys_of_several_columns_find_images(tiny_model, tmp_path, suffix):
+    """Integers, exact floats and texts of RELEASE, BRICKID, OBJID."""
+    for i in range(3):
+        write_cube(tmp_path / "cut" / f"9010-3-{i + 70}.fits", ra=None, seed=i)
+    keys = {"RELEASE": np.full(4, 9010.0), "BRICKID": ["3", "3", "3", ""], "OBJID": [72, 70, 71, 70]}
+    Table(keys).write(tmp_path / f"t.{suffix}")
+    Table({"RELEASE": [9010] * 3, "BRICKID": [3] * 3, "BRICK_OBJID": [72, 70, 71]}).write(tmp_path / "i.fits")
+    found = embed(tmp_path / f"t.{suffix}", tiny_model, "--images", tmp_path / "cut")
+    want = embed(tmp_path / "i.fits", tiny_model, "--images", tmp_path / "cut")
+    assert found["EMBED_FLAG"].tolist() == [0, 0, 0, EmbedFlag.NO_IMAGE]
+    np.testing.assert_allclose(found["IMAGE_EMBEDDING"][:3], want["IMAGE_EMBEDDING"], atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["int", "float", "text"])
+def test_keys_of_several_columns_find_spectra(surveys, tiny_model, tmp_path, kind):
+    keys = {"PLATE": [266, 266], "MJD": [51602, 51602], "FIBER": [3, 1]}
+    kinds = {"int": int, "float": float, "text": str}
+    Table({name: np.array(values).astype(kinds[kind]) for name, values in keys.items()}).write(
+        tmp_path / "t.fits"
+    )
+    found = embed(tmp_path / "t.fits", tiny_model, "--spectra", surveys / "spec")["SPECTRUM_EMBEDDING"]
+    write_places(tmp_path / "deg.fits", "deg")
+    want = embed(tmp_path / "deg.fits", tiny_model, "--spectra", surveys / "spec")["SPECTRUM_EMBEDDING"]
+    np.testing.assert_allclose(found, want[[2, 0]], atol=1e-5)

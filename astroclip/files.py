@@ -26,6 +26,7 @@ from astroclip.errors import DataError, UsageError
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 _COPIED_BYTES = 8 << 20
+_SAID_BYTES = 1 << 20
 
 Seen = Callable[[NDArray[np.uint8]], None]
 Name = str | Path  # of a file, as the user wrote it
@@ -72,7 +73,8 @@ def check_outputs(
     """Refuse the outputs of a call that cannot be written, or would destroy an input or each other.
 
     Nothing is written before all are checked. Two names are one file if device and inode are the same, or, of
-    a file that is not there yet, if they are the same once symbolic links are followed.
+    a file that is not there yet, if they are the same once symbolic links are followed. A file in a folder
+    that is read may only be replaced if this program wrote it.
 
     Parameters
     ----------
@@ -88,7 +90,7 @@ def check_outputs(
     Raises
     ------
     UsageError
-        If an output exists without `overwrite`, is a folder, is an input, or is there twice.
+        If an output exists without `overwrite`, is a folder, is an input or a file of one, or is there twice.
     DataError
         If an output's folder does not exist.
     """
@@ -102,6 +104,11 @@ def check_outputs(
         for other in read:
             if is_same_file(path, other) and not (replaced is not None and is_same_file(replaced, other)):
                 raise UsageError(f"{path}: is an input of this run. Choose another name for the output")
+            if _is_in(path, other) and not _is_ours(path):
+                raise UsageError(
+                    f"{path}: lies in {other}, which this run reads, and is no output of astroclip. "
+                    "Choose another name for the output"
+                )
         for other in written[:number]:
             if is_same_file(path, other):
                 raise UsageError(f"{path}: is named for two outputs of this run. Give each its own name")
@@ -113,6 +120,20 @@ def is_same_file(one: Name, other: Name) -> bool:
     if Path(one).exists() and Path(other).exists():
         return Path(one).samefile(other)
     return os.path.realpath(one) == os.path.realpath(other)
+
+
+def _is_in(path: Name, folder: Name) -> bool:
+    """Tell whether a file that exists lies in a folder, at any depth."""
+    real = Path(os.path.realpath(path))
+    return real.is_file() and Path(folder).is_dir() and Path(os.path.realpath(folder)) in real.parents
+
+
+def _is_ours(path: Name) -> bool:
+    """Tell whether a file says that this program wrote it, in its first or last megabyte."""
+    with Path(path).open("rb") as file:
+        begin = file.read(_SAID_BYTES)
+        file.seek(max(file.seek(0, os.SEEK_END) - _SAID_BYTES, 0))
+        return b"astroclip" in begin + file.read()
 
 
 def split_hdu(path: Name) -> tuple[Path, str | None]:

@@ -310,6 +310,8 @@ def test_a_hats_catalogue_becomes_one_parquet_file(tmp_path: Path, out: Path) ->
     (folder / "hats.properties").write_text("hats_nrows=12\n")
     values = append_all(folder, out / "out.parquet")
     check(out / "out.parquet", table, values)
+    with pytest.raises(UsageError, match="is an input of this run"):
+        append_all(folder, folder / "dataset" / "Norder=1" / "Dir=0" / "Npix=4.parquet", overwrite=True)
     columns, values = simple_columns(12)
     with (  # noqa: PT012
         pytest.raises(DataError, match="changed while it was read"),

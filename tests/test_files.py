@@ -61,6 +61,24 @@ def test_folders_are_compared_too(tmp_path: Path) -> None:
     check_outputs([], [tmp_path], overwrite=True, folders=[tmp_path / "new"])
 
 
+def test_an_hdu_of_an_input_is_the_input(source: Path) -> None:
+    with pytest.raises(UsageError, match="is an input of this run"):
+        check_outputs([source], [f"{source}#1"], overwrite=True)
+    named = source.with_name("in.fits#1")
+    named.touch()
+    check_outputs([named], [source], overwrite=True)
+
+
+def test_files_of_a_folder_that_is_read(source: Path) -> None:
+    ours = source.with_name("ours.fits")
+    ours.write_bytes(bytes(3 << 20) + b"ACVERS  = '0.1.0' / version of astroclip" + bytes(9))
+    for folder in (source.parent, source.parent.parent):
+        with pytest.raises(UsageError, match=r"in.fits: lies in .*, which this run reads"):
+            check_outputs([source], [folder], overwrite=True)
+        check_outputs([ours, source.with_name("new.fits")], [folder], overwrite=True)
+    assert source.read_bytes() == b"input"
+
+
 def test_outputs_that_cannot_be_written(source: Path) -> None:
     with pytest.raises(UsageError, match="exists already"):
         check_outputs([source], [], overwrite=False)

@@ -170,7 +170,7 @@ def test_existing_file_is_kept(tmp_path, block):
 
 @pytest.mark.parametrize(
     ("name", "error", "says"),
-    [("none/a.h5", DataError, "there is no folder"), ("a.fits", UsageError, "written as .h5 or .hdf5"),
+    [("none/a.h5", DataError, "there is no folder"), ("a.fits", UsageError, "written as .h5, .hdf5"),
      ("/proc/a.h5", DataError, "/proc")],
 )  # fmt: skip
 def test_targets_that_cannot_be(tmp_path, block, name, error, says):

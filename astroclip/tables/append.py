@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from astroclip.errors import UsageError
-from astroclip.files import Part, check_output, check_space
+from astroclip.files import Part, check_output, check_outputs, check_space
 from astroclip.schema import ColumnSpec
 from astroclip.tables.anytable import Table
 from astroclip.tables.appender import Appender
@@ -98,6 +98,8 @@ def append_columns(
     check_output(target, name, overwrite)
     if shard and form not in SHARD_FORMATS:
         raise UsageError(f"{name}: a shard is written as .fits or .parquet")
+    if isinstance(table, ArrowTable) and table.source.is_dir():
+        check_outputs([output], [*table.files], overwrite)
     start, stop = rows or (0, table.nrows)
     if not 0 <= start <= stop <= table.nrows or (shard is None and stop - start < table.nrows):
         raise ValueError(f"rows {start} to {stop} of {table.nrows}, shard {shard}")

@@ -24,7 +24,7 @@ HEADER_KEY = "fits_header"  # metadata of a schema: all cards of a FITS table
 _BATCH_BYTES = 32 << 20
 # cards that describe how a FITS table is stored
 _LAYOUT_CARDS = re.compile(
-    r"XTENSION|BITPIX|NAXIS\d*|[PG]COUNT|TFIELDS|THEAP|CHECKSUM|DATASUM|LONGSTRN|EXTVER|T[A-Z]{3,4}\d+|"
+    r"SIMPLE|EXTEND|END|XTENSION|BITPIX|NAXIS\d*|[PG]COUNT|TFIELDS|THEAP|CHECKSUM|DATASUM|LONGSTRN|EXTVER|T[A-Z]{3,4}\d+|"
 )
 
 

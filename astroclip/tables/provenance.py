@@ -117,5 +117,6 @@ def metadata_cards(said: Mapping[str, Any]) -> list[Card]:
     words = {
         key: str(text) for key, text in said.items() if _KEYWORD.fullmatch(key) and not is_layout_card(key)
     }
+    words.pop("COMMENT", None)
     history = words.pop("HISTORY", "").splitlines()
     return [Card(key, text) for key, text in words.items()] + [Card("HISTORY", line) for line in history]

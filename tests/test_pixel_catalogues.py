@@ -18,6 +18,7 @@ from test_kinds import write_frame
 from typer.testing import CliRunner
 
 from astroclip.cli.main import app
+from astroclip.data.describe import inspect_file
 from astroclip.data.pairs import Label, write_pairs
 from astroclip.data.pixel_catalogue import open_pixel_catalogue
 from astroclip.data.pixel_part import are_pixels
@@ -70,6 +71,18 @@ def test_a_redrock_file_of_other_targets_says_nothing(tmp_path):
     assert_allclose(rows["Z"], [0.1, 0.2, np.nan, np.nan])
     assert_array_equal(np.ma.filled(rows["ZWARN"], -1), [0, 0, -1, -1])
     assert list(rows["SPECTYPE"]) == ["GALAXY", "GALAXY", "", ""]
+
+
+def test_a_coadd_without_fibermap_is_a_table_of_rows(tmp_path, tiny_model):
+    write_coadd(tmp_path / "coadd-1.fits", omit=["FIBERMAP"])
+    rows, pixels = read([tmp_path / "coadd-1.fits"], tmp_path)
+    assert set(rows) == {"TARGET_RA", "TARGET_DEC", "FILE", "ROW"}
+    assert_array_equal(rows["ROW"], range(4))
+    assert len(pixels["spectrum"]) == 4
+    report = inspect_file(tmp_path / "coadd-1.fits")
+    assert (report.rows, report.facts["rows with data"]) == (4, 4)
+    assert "no FIBERMAP" in report.problems[-1]
+    assert run("embed", tmp_path / "coadd-1.fits", "--model", tiny_model)["embedded"] == {"spectrum": 4}
 
 
 def test_repeated_exposures_are_one_row(tmp_path):

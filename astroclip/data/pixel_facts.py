@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from astroclip.data.coadd_sets import CoaddRows
 from astroclip.data.desi import read_redrock, redrock_path
 from astroclip.data.fitsfile import FitsFile
 from astroclip.data.kinds import Kind
@@ -56,7 +57,9 @@ class PixelFacts(NamedTuple):
 def find_facts(kind: Kind, pixels: PixelFiles, pairs: Pairs | None = None) -> PixelFacts:
     """Return what the files of some kind say of their galaxies; `pairs` are those in a set of pairs."""
     if kind in (Kind.COADD, Kind.SPECTRA, Kind.COADDS):
-        return PixelFacts([*FIBERMAP, *REDROCK], partial(_read_desi, pixels))
+        columns = [] if isinstance(pixels, CoaddRows) else list(FIBERMAP)
+        columns += REDROCK if any(redrock_path(file) for file in pixels.files) else []
+        return PixelFacts(columns, partial(_read_desi, pixels, columns))
     if kind in (Kind.SPEC, Kind.SPECS):
         return PixelFacts(PIPELINE, partial(_read_specs, pixels))
     if isinstance(pixels, MultimodalSpectra):
@@ -85,9 +88,9 @@ def unknown(columns: list[ColumnSpec], n: int) -> dict[str, NDArray]:
     return {name: np.full(n, blank[dtype.kind], dtype) for name, dtype in kinds.items()}
 
 
-def _read_desi(pixels: PixelFiles, numbers: NDArray[np.int64], who: Who) -> Values:
+def _read_desi(pixels: PixelFiles, columns: list[ColumnSpec], numbers: NDArray[np.int64], who: Who) -> Values:
     """Read the fibres' state, and Redrock's fits of the same targets, file by file."""
-    values = unknown([*FIBERMAP, *REDROCK], len(numbers))
+    values = unknown(columns, len(numbers))
     file, row = pixels.locate(numbers)
     for one in np.unique(file):
         path, mine = pixels.files[one], np.flatnonzero(file == one)
@@ -96,7 +99,7 @@ def _read_desi(pixels: PixelFiles, numbers: NDArray[np.int64], who: Who) -> Valu
             found = fits.table("FIBERMAP", [], names) if "FIBERMAP" in fits else {}
         for name, column in found.items():
             values.setdefault(name, np.full(len(numbers), np.nan))[mine] = column[row[mine]]
-        if TARGETID in who.ids:
+        if TARGETID in who.ids and "Z" in values:
             _add_redrock(values, path, mine, who.ids[TARGETID][mine])
     return values
 

@@ -94,7 +94,10 @@ class PixelPart:
         names = np.array([self._name(one) for one in self.files] or [""], str)
         position = dict(zip(self.position, (who.ra, who.dec), strict=True))
         said = self.facts.read(numbers, who) if facts else {}
-        return {**who.ids, **position, FILE: names[file], ROW: row, **said}
+        ids = {
+            name: values for name, values in who.ids.items() if name != FILE
+        }  # of images, without a folder
+        return {**ids, **position, FILE: names[file], ROW: row, **said}
 
     def _name(self, file: Path) -> str:
         """Return the path of a file from what was named on, in ASCII as FITS wants it."""

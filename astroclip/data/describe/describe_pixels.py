@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from astroclip.data.coadd_sets import CoaddRows
 from astroclip.data.describe.file_report import (
     ColumnInfo,
     FileReport,
@@ -138,12 +139,14 @@ def _of_coadd(part: PixelPart) -> Said:
     facts["redrock"] = beside.name if beside else "none beside it"
     problems = []
     if len(dead):
-        found = part.take(dead)
-        bad, other = (found["COADD_FIBERSTATUS"] != 0).sum(), (found["OBJTYPE"].astype(str) != "TGT").sum()
-        problems.append(
-            f"{_no_data(dead)}; of these {bad} have a bad COADD_FIBERSTATUS, {other} are no target (OBJTYPE)"
-        )
-    if beside and not any(np.isfinite(block["Z"]).any() for block in part.blocks()):
+        found, why = part.take(dead), ""
+        if "OBJTYPE" in found:
+            bad, sky = int((found["COADD_FIBERSTATUS"] != 0).sum()), int((found["OBJTYPE"] != b"TGT").sum())
+            why = f"; of these {bad} have a bad COADD_FIBERSTATUS, {sky} are no target (OBJTYPE)"
+        problems.append(_no_data(dead) + why)
+    if isinstance(part.first, CoaddRows):
+        problems.append("no FIBERMAP: its spectra have no TARGETID and no position, only a row")
+    elif beside and not any(np.isfinite(block["Z"]).any() for block in part.blocks()):
         problems.append(f"{beside.name} has other targets: it belongs to another coadd")
     return facts, problems
 

@@ -3,6 +3,7 @@
 Nothing here reads or writes; nothing elsewhere spells one of these names or numbers again.
 """
 
+import re
 from collections.abc import Iterable
 from enum import IntEnum, IntFlag, StrEnum
 from typing import NamedTuple
@@ -142,6 +143,13 @@ SENTINELS = (-99.0, -99.9, -999.0, -999.9, -9999.0, -99999.0, 1e20)
 ANY_SCALE = ("METALLICITY", "Z_MW", "ZZSUN", "AGE", "TAGE_MW")  # also given as a logarithm
 
 
+# quantities that are greater than 0, whatever a catalogue calls them: stellar masses and their logarithms
+# (PROVABGS, FastSpecFit, CIGALE, Prospector, MPA-JHU), ages, velocity dispersions
+_POSITIVE = re.compile(
+    r"LOG_?M($|_|STAR|ASS)|(^|[_.])M_?STAR|(STELLAR|STAR)_?MASS|LGM_|(^|_)T?AGE($|_)|VDISP"
+)
+
+
 def possible_range(name: str) -> tuple[float, float]:
     """Return the open interval (low, high) of what a quantity can be, by the name of its column.
 
@@ -149,14 +157,14 @@ def possible_range(name: str) -> tuple[float, float]:
     specific rate, a redshift is greater than -1, a magnitude of 99 says "not detected".
     """
     name, infinite = name.upper(), float("inf")
-    if name in ("LOGMSTAR", "LOG_MSTAR", "LOGMASS", "LOG_MASS", "LGM_TOT_P50", "VDISP", *ANY_SCALE):
+    if name in ("LOGSSFR", "LOG_SSFR"):
+        return -infinite, 0.0
+    if name in ANY_SCALE or _POSITIVE.search(name):
         return 0.0, infinite
     if name in (*SFR_NAMES, "EBV"):
         return -np.finfo(np.float64).tiny, infinite
     if name in ("Z_TRUE", *REDSHIFT_NAMES):
         return -1.0, infinite
-    if name in ("LOGSSFR", "LOG_SSFR"):
-        return -infinite, 0.0
     return -infinite, 90.0 if name.startswith("MAG_") else infinite
 
 

@@ -6,7 +6,6 @@ from typing import Annotated, Any
 import typer
 
 from astroclip.errors import UsageError
-from astroclip.schema import PIXSCALE
 
 from .options import (
     Catalog,
@@ -51,7 +50,7 @@ def embed(
     max_bad: MaxBad = 0.1,
     radius_arcsec: MatchRadius = 1.0,
     resample: Resample = False,
-    pixscale: Pixscale = PIXSCALE,
+    pixscale: Pixscale = 0.262,
     device: Device = "auto",
     precision: Precision = "auto",
     batch_size: Annotated[str, typer.Option(help="Number of galaxies in a forward pass, or auto.")] = "auto",

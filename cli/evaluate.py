@@ -35,7 +35,11 @@ class _TableFirst(TyperGroup):
         return super().parse_args(ctx, args)
 
 
-app = typer.Typer(cls=_TableFirst, no_args_is_help=True)
+app = typer.Typer(
+    cls=_TableFirst,
+    no_args_is_help=True,
+    epilog=examples("evaluate predicted.fits -o evaluation", "evaluate paper --data pairs.h5 -o paper"),
+)
 
 Resamples = Annotated[int, typer.Option(help="Number of bootstrap resamples, for the errors.")]
 

@@ -21,6 +21,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
+    epilog=examples("demo", "predict redshift galaxies.fits --images south"),
 )
 EXAMPLES: dict[Callable[..., None], tuple[str, str]] = {
     crossmatch.crossmatch: (

@@ -8,7 +8,7 @@ import typer
 from .options import Overwrite, Seed, examples
 from .output import output as out
 
-app = typer.Typer(no_args_is_help=True)
+app = typer.Typer(no_args_is_help=True, epilog=examples("models list", "models pull astroclip"))
 
 Directory = Annotated[Path, typer.Option("--output", "-o", help="Model directory to create.")]
 Overrides = Annotated[

@@ -8,8 +8,6 @@ from typing import Annotated, Any
 
 import typer
 
-from astroclip.schema import PIXSCALE
-
 from .options import (
     Catalog,
     Dec,
@@ -31,7 +29,10 @@ from .options import (
 )
 from .output import output as out
 
-app = typer.Typer(no_args_is_help=True)
+app = typer.Typer(
+    no_args_is_help=True,
+    epilog=examples("predict redshift galaxies.fits --images south", "predict morphology embedded.fits"),
+)
 
 TOLERANCES = ("max_bad", "radius_arcsec", "resample", "pixscale", "ra", "dec")  # of `InputOptions`
 EMBEDDING = ("model", "images", "spectra", *TOLERANCES, "device", "precision", "keep_pixels")
@@ -96,7 +97,7 @@ def _options(
     max_bad: MaxBad = 0.1,
     radius_arcsec: MatchRadius = 1.0,
     resample: Resample = False,
-    pixscale: Pixscale = PIXSCALE,
+    pixscale: Pixscale = 0.262,
     ra: Ra = None,
     dec: Dec = None,
     device: Device = "auto",

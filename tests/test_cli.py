@@ -44,12 +44,10 @@ def test_version_and_help():
 
 
 def commands(group: TyperGroup, *words: str) -> Iterator[tuple[tuple[str, ...], Any]]:
-    """Yield every command, with the words that call it."""
-    for name, command in group.commands.items():
-        if hasattr(command, "commands"):
-            yield from commands(command, *words, name)
-        else:
-            yield (*words, name), command
+    """Yield every command and group, with the words that call it."""
+    yield words, group
+    for name, command in getattr(group, "commands", {}).items():
+        yield from commands(command, *words, name)
 
 
 def test_help_ends_with_two_examples_that_exist():
@@ -57,6 +55,7 @@ def test_help_ends_with_two_examples_that_exist():
         shown = (command.epilog or "").split("\n\n")
         assert shown[0] == "Examples:", words
         assert len(shown) == 3, words
+        group = hasattr(command, "commands")
         names = {name for option in command.params for name in option.opts + option.secondary_opts}
         for example in shown[1:]:
             prompt, program, *rest = shlex.split(example)
@@ -64,8 +63,10 @@ def test_help_ends_with_two_examples_that_exist():
             rest = [word for word in rest if word != "--json"]
             called = words[:1] if words == ("evaluate", "table") else words
             assert tuple(rest[: len(called)]) == called
-            assert {word for word in rest if word.startswith("-")} <= names, example
-            assert all(parameter.help for parameter in command.params if parameter.name != "help"), words
+            assert group or {word for word in rest if word.startswith("-")} <= names, example
+            assert group or all(parameter.help for parameter in command.params if parameter.name != "help"), (
+                words
+            )
 
 
 def test_help_and_import_load_nothing_heavy():

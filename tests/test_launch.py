@@ -13,7 +13,7 @@ from training_pairs import write_training_pairs
 from typer.testing import CliRunner
 
 from astroclip.cli.main import app
-from astroclip.cluster import JobFailedError, Launcher, SlurmOptions, Submitted, follow, queue
+from astroclip.cluster import JobFailedError, Launcher, SlurmOptions, Submitted, follow, job, queue
 from astroclip.errors import AstroclipError, DataError, UsageError
 
 
@@ -155,6 +155,21 @@ def test_a_job_is_handed_nothing_but_paths_and_plain_values(tmp_path):
     launcher = Launcher(tmp_path / "run", "name", SlurmOptions())
     with pytest.raises(TypeError, match="SlurmOptions cannot be handed to a job"):
         launcher.script(count, [{"output": SlurmOptions()}], {})
+
+
+def test_a_job_is_not_put_back_for_ever(monkeypatch, programs):
+    (programs / "scontrol").write_text("#!/bin/sh\nexit 0\n")
+    (programs / "scontrol").chmod(0o755)
+    monkeypatch.setenv("SLURM_PROCID", "1")
+    monkeypatch.setenv("SLURM_RESTART_COUNT", str(job.MAX_RESTARTS - 1))
+    job.put_back("7")  # the first task does it
+    monkeypatch.setenv("SLURM_PROCID", "0")
+    with pytest.raises(SystemExit):
+        job.put_back("7")
+    (programs / "scontrol").unlink()
+    monkeypatch.setenv("SLURM_RESTART_COUNT", str(job.MAX_RESTARTS))
+    with pytest.raises(SystemExit):
+        job.put_back("7")
 
 
 # ---- following

@@ -43,7 +43,7 @@ def run_call(folder: Path, work: Mapping[str, Any]) -> None:
     _log.addHandler(logging.StreamHandler())
     _log.setLevel(logging.INFO)
     job = _own_id()
-    signal.signal(STOP_SIGNAL, _only_here(lambda *_: _put_back(job)))
+    signal.signal(STOP_SIGNAL, _only_here(lambda *_: put_back(job)))
     error_file(folder, job).unlink(missing_ok=True)  # of an earlier start
     arguments = work["calls"][int(os.environ.get("SLURM_ARRAY_TASK_ID", "0"))]
     try:
@@ -51,7 +51,7 @@ def run_call(folder: Path, work: Mapping[str, Any]) -> None:
     except AstroclipError as error:
         # a job that is cancelled, or put back by Slurm itself, is not RUNNING any more
         if isinstance(error, StoppedError) and ask([Submitted(job, folder)]) == ["RUNNING"]:
-            _put_back(job)
+            put_back(job)
             time.sleep(KILLED_S)  # until the first task has put the job back
         _log.error("Error: %s", error)
         what = {"message": str(error), "exit_code": error.exit_code}
@@ -78,8 +78,8 @@ def _find(name: str) -> Callable[..., Any]:
     return found
 
 
-def _put_back(job: str) -> None:
-    """Put the job back into the queue and exit; the other tasks end with the first one."""
+def put_back(job: str) -> None:
+    """Put the job back into the queue and exit; tasks but the first do nothing, and end with that one."""
     if os.environ["SLURM_PROCID"] != "0":
         return
     if _count_restarts() >= MAX_RESTARTS:

@@ -204,3 +204,17 @@ def test_real_coadd_in_its_place(survey_data, tmp_path):
     spectra = CoaddTree(tmp_path)
     read = spectra.read(spectra.find(ids[::-1], "sv3", "dark", 26065))
     assert read.good.any(axis=1).tolist() == [True, False, True, False, False]
+
+
+def test_what_is_missing_in_any_type_fails_the_cut():
+    """Row i lacks what rule i asks for, row 5 nothing; under the mask stands what would pass."""
+    good = {"OBJTYPE": "TGT", "COADD_FIBERSTATUS": 0, "ZWARN": 0, "ZCAT_PRIMARY": True, "SPECTYPE": "GALAXY"}
+    mask = np.eye(6, dtype=bool)
+    block = {name: np.ma.array([value] * 6, mask=mask[i]) for i, (name, value) in enumerate(good.items())}
+    assert find_cut("galaxy", block).reject(block).tolist() == [1, 2, 3, 4, 5, 0]
+    block = {
+        name: np.ma.filled(values, "" if values.dtype.kind == "U" else 0) for name, values in block.items()
+    }
+    block["ZWARN"] = np.array([0, 0, np.nan, 0, 0, 0])
+    block["COADD_FIBERSTATUS"] = np.array([0, np.nan, 0, 0, 0, 0])
+    assert find_cut("galaxy", block).reject(block).tolist() == [1, 2, 3, 4, 5, 0]

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from astroclip.errors import DataError, UsageError
+from astroclip.tables.missing import is_missing
 
 
 class Reject(IntEnum):
@@ -70,10 +71,13 @@ class Cut(NamedTuple):
         reason = np.zeros(n, np.int8)
         for rule in CUTS[self.name]:
             if rule is Reject.NOT_PRIMARY:
-                passes = np.logical_or.reduce([_is_true(block[name]) for name in self.primary])
+                truths = (block[name] for name in self.primary)
+                passes = np.logical_or.reduce([_is_true(values) & ~is_missing(values) for values in truths])
             else:
                 values = block[spelled[_COLUMN[rule]]]
-                passes = _strip(values) == _TEXT[rule] if rule in _TEXT else values == 0
+                data = np.ma.getdata(values)
+                passes = _strip(data) == _TEXT[rule] if rule in _TEXT else data == 0
+                passes &= ~is_missing(values)
             reason[(reason == Reject.KEPT) & ~passes] = rule
         return reason
 

@@ -11,9 +11,8 @@ if TYPE_CHECKING:
     from astroclip.model.prepare_images import to_rgb
     from astroclip.predict.embed import embed_catalog
 
-__version__ = "0.1.0"
-
 _WHERE = {
+    "__version__": "astroclip.schema",
     "Embedder": "astroclip.model.embedder",
     "load_model": "astroclip.model.embedder",
     "embed_catalog": "astroclip.predict.embed",
@@ -25,7 +24,7 @@ __all__ = ["Embedder", "embed_catalog", "load_model", "to_rgb"]
 def __getattr__(name: str) -> Any:
     if name not in _WHERE:
         raise AttributeError(f"module 'astroclip' has no attribute '{name}'")
-    return getattr(import_module(_WHERE[name]), name)
+    return getattr(import_module(_WHERE[name]), "VERSION" if name == "__version__" else name)
 
 
 def __dir__() -> list[str]:

@@ -11,6 +11,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+VERSION = "0.1.0"  # of the program, as in pyproject.toml
+
 # --- images: Legacy Survey DR9 cut-outs (https://www.legacysurvey.org/dr9/description/) -----------------
 BANDS = ("g", "r", "z")
 PIXSCALE = 0.262  # arcsec/px

@@ -8,7 +8,6 @@ from typing import Annotated
 
 import typer
 
-from astroclip import __version__
 from astroclip.errors import AstroclipError
 
 from . import crossmatch, demo, embed, evaluate, inspect, mock, models, predict, search, train
@@ -55,7 +54,9 @@ GLOBAL_FLAGS = ("-q", "--quiet", "-v", "--verbose", "--json")
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        sys.stdout.write(f"astroclip {__version__}\n")
+        from astroclip.schema import VERSION
+
+        sys.stdout.write(f"astroclip {VERSION}\n")
         raise typer.Exit
 
 

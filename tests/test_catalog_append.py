@@ -18,9 +18,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from astroclip import __version__
 from astroclip.errors import DataError, UsageError
-from astroclip.schema import ColumnSpec
+from astroclip.schema import VERSION, ColumnSpec
 from astroclip.tables import append_columns, open_table
 from astroclip.tables.hdus import Checksum
 
@@ -67,10 +66,10 @@ def test_provenance(tmp_path: Path) -> None:
     source = write_trap(tmp_path / "in.fits")
     append_all(source, tmp_path / "out.fits", settings={"model": "mini"}, history=["by hand"])
     header = fits.getheader(tmp_path / "out.fits", "ZCATALOG")
-    assert header["ACVERS"] == __version__
+    assert header["ACVERS"] == VERSION
     assert datetime.now(UTC) - datetime.fromisoformat(header["ACDATE"]) < timedelta(minutes=5)
     history = " ".join(header["HISTORY"])
-    assert f"astroclip {__version__}: IMAGE_EMBEDDING, EMBED_FLAG" in history
+    assert f"astroclip {VERSION}: IMAGE_EMBEDDING, EMBED_FLAG" in history
     assert "added to in.fits" in history
     assert hashlib.sha256(source.read_bytes()).hexdigest() in history
     assert history.endswith('settings: {"model": "mini"} by hand')

@@ -176,7 +176,7 @@ def test_other_settings_are_refused(
 
 def test_another_version_is_refused(source: Path, output: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     interrupt(source, output)
-    monkeypatch.setattr(provenance, "__version__", "99.0")
+    monkeypatch.setattr(provenance, "VERSION", "99.0")
     with pytest.raises(UsageError, match=r"program was 'astroclip .*', now 'astroclip 99.0'"):
         run(source, output, resume=True)
 

@@ -5,6 +5,8 @@ import tomllib
 from collections import Counter
 from pathlib import Path
 
+from astroclip.schema import VERSION
+
 ROOT = Path(__file__).parents[1]
 LIBRARY, PROGRAM = ROOT / "astroclip", ROOT / "cli"
 SOURCES = sorted(
@@ -133,3 +135,7 @@ def test_what_is_private_is_described_in_one_line() -> None:
         if isinstance(node, ast.FunctionDef | ast.ClassDef) and is_inside(node.name)
     }
     assert {name for name, text in told.items() if "\n" in text} == set()
+
+
+def test_the_version_is_that_of_the_package():
+    assert tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"] == VERSION

@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from astroclip import __version__
 from astroclip.crossmatch.image_side import ImageSide, TablePositions
 from astroclip.crossmatch.match_table import MatchedImages, MatchTable, RejectTable
 from astroclip.crossmatch.pair_pixels import PairReader, describe_labels, write_pixels
@@ -19,7 +18,7 @@ from astroclip.data.pairs import Label, open_pairs, write_pairs
 from astroclip.data.pairs.pairs_format import row_bytes
 from astroclip.errors import UsageError
 from astroclip.files import check_space, listing_of
-from astroclip.schema import MATCH_HDU
+from astroclip.schema import MATCH_HDU, VERSION
 from astroclip.tables import write_table
 
 REJECTS_HDU = "REJECTS"
@@ -174,7 +173,7 @@ def _cards(job: Job) -> dict[str, Any]:
 def _history(settings: dict[str, Any], inputs: dict[str, str]) -> list[str]:
     """Return the lines that tell what was done to which files, and the count of every reason."""
     return [
-        f"astroclip {__version__}: crossmatch",
+        f"astroclip {VERSION}: crossmatch",
         *(f"SHA-256 of {name}: {sha256}" for name, sha256 in inputs.items()),
         f"settings: {json.dumps({key: value for key, value in settings.items() if key != 'reasons'})}",
         *(f"{reason}: {count} rows" for reason, count in settings["reasons"].items()),

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import yaml
 
-from astroclip import __version__
 from astroclip.errors import DataError, UsageError
 from astroclip.evaluate.figures import draw_evaluation, draw_maps
 from astroclip.evaluate.find import find_targets, finds_retrieval
@@ -19,7 +18,7 @@ from astroclip.evaluate.splits import Splits
 from astroclip.evaluate.targets import PUBLISHED_VOTES
 from astroclip.files import check_outputs, written_beside
 from astroclip.plots import write_figure
-from astroclip.schema import redshift_names
+from astroclip.schema import VERSION, redshift_names
 from astroclip.search.query_pixels import PixelPlaces
 from astroclip.tables import Table, open_table
 from astroclip.tables.missing import Taken, sentinel_lines
@@ -133,7 +132,7 @@ def evaluate_table(
             "unflagged": unflagged, "min_votes": min_votes, "resamples": resamples, "seed": seed,
             "split by": splits.described,
         }  # fmt: skip
-        described = {"astroclip": __version__, **_describe(catalog), "settings": settings}
+        described = {"astroclip": VERSION, **_describe(catalog), "settings": settings}
         output.mkdir(parents=True, exist_ok=True)
         drawn = _draw(catalog, found, held, pixels, None if kind else (seed, umap_rows)) if figures else []
         paths = write_figures(output, drawn)

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import yaml
 
-from astroclip import __version__
 from astroclip.config import ModelConfig
+from astroclip.schema import VERSION
 
 
 def make_card(config: ModelConfig, parts: Counter[str], source: str, notes: str) -> str:
@@ -35,7 +35,7 @@ def make_card(config: ModelConfig, parts: Counter[str], source: str, notes: str)
 
 {notes}
 
-Written by astroclip {__version__} on {datetime.now(UTC).date().isoformat()}.
+Written by astroclip {VERSION} on {datetime.now(UTC).date().isoformat()}.
 
 ## Sizes
 

@@ -11,10 +11,10 @@ import numpy as np
 import yaml
 from numpy.typing import NDArray
 
-from astroclip import __version__
 from astroclip.config import Settings, make_settings, read_yaml
 from astroclip.errors import DataError
 from astroclip.files import check_outputs, fingerprint_of, written_beside
+from astroclip.schema import VERSION
 from astroclip.search.scan import BLOCK_BYTES, Counts, Progress, Shortlist, normalise
 from astroclip.tables import Table
 
@@ -33,7 +33,7 @@ class IndexFacts(Settings):
     """What an index is of; the contents of ``FILE.yaml``."""
 
     format: Literal["astroclip index 1"] = "astroclip index 1"
-    program: str = f"astroclip {__version__}"
+    program: str = f"astroclip {VERSION}"
     model: str
     model_hash: str
     column: str

@@ -7,9 +7,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from astroclip import __version__
 from astroclip.errors import DataError, UsageError
-from astroclip.schema import ColumnSpec
+from astroclip.schema import VERSION, ColumnSpec
 from astroclip.tables.anytable import Table
 from astroclip.tables.arrowfields import add_metadata, is_layout_card
 from astroclip.tables.hdus import Card
@@ -31,7 +30,7 @@ def describe_run(
     """Return what must be the same in a resumed run, in the types that JSON gives back."""
     run = {
         "format": JOURNAL_FORMAT,
-        "program": f"astroclip {__version__}",
+        "program": f"astroclip {VERSION}",
         "input": {"name": table.name, **table.fingerprint},
         "hdu": table.place,
         "output": form,
@@ -96,7 +95,7 @@ def program_cards(cards: Mapping[str, Any], history: Sequence[str]) -> list[Card
     """Return the cards of the program's version and the date, and those that the caller gives."""
     now = datetime.now(UTC).isoformat(timespec="seconds")
     everything = {
-        "ACVERS": (__version__, "version of astroclip"),
+        "ACVERS": (VERSION, "version of astroclip"),
         "ACDATE": (now, "when it wrote its columns, UTC"),
         **cards,
     }

@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 
 import yaml
 
-import astroclip
 from astroclip.config import ModelConfig, apply_overrides, make_settings, read_yaml
 from astroclip.errors import DataError, UsageError
 from astroclip.files import written_beside
@@ -21,6 +20,7 @@ from astroclip.model.card import make_card
 from astroclip.model.checkpoint import CARD, CONFIG, WEIGHTS, count_parts, save_model
 from astroclip.model.clip import AstroCLIP
 from astroclip.plots import plot_losses
+from astroclip.schema import VERSION
 from astroclip.training.callbacks import BEST, LAST
 from astroclip.training.record import METRICS, TENSORBOARD, Row, read_metrics
 from astroclip.training.settings import KINDS, Training
@@ -207,8 +207,8 @@ def resumed_settings(earlier: dict[str, Any], overrides: tuple[str, ...], where:
 
 def program_version() -> str:
     """Return the version of the program, with the commit where it runs from a checkout."""
-    version = f"astroclip {astroclip.__version__}"
-    root, git = Path(astroclip.__file__).parents[1], shutil.which("git")
+    version = f"astroclip {VERSION}"
+    root, git = Path(__file__).parents[2], shutil.which("git")
     if git is None or not (root / ".git").exists():
         return version
     command = [git, "-C", str(root), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]

@@ -34,7 +34,6 @@ from typing import Any, NamedTuple
 import h5py
 import numpy as np
 
-from astroclip import __version__
 from astroclip.data.pairs.split import SplitSettings
 from astroclip.errors import UsageError
 from astroclip.schema import (
@@ -44,6 +43,7 @@ from astroclip.schema import (
     PAIRS_LABELS,
     PAIRS_VERSION,
     PIXSCALE,
+    VERSION,
     WAVE_UNIT,
     ColumnSpec,
     PairsKey,
@@ -51,7 +51,7 @@ from astroclip.schema import (
 )
 
 CHUNK_ROWS = 8  # 2.2 MB of images, 250 kB of flux
-PROGRAM = f"astroclip {__version__}"
+PROGRAM = f"astroclip {VERSION}"
 _HDF5_VERSIONS = ("v110", "v110")  # oldest and newest file format: readable since HDF5 1.10 (2016)
 
 

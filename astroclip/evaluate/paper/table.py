@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from astroclip import __version__
 from astroclip.errors import DataError, UsageError
 from astroclip.evaluate.paper.baselines import KINDS, Training
 from astroclip.evaluate.paper.protocol import (
@@ -28,7 +27,7 @@ from astroclip.files import check_outputs, scratch_folder
 from astroclip.model.embedder import choose_device, load_model
 from astroclip.model.hub import SHIPPED
 from astroclip.plots.comparison import Compared, draw_comparison
-from astroclip.schema import Split
+from astroclip.schema import VERSION, Split
 from astroclip.training.galaxies import Galaxies
 
 PAPER_FILE = "paper.yaml"
@@ -135,7 +134,7 @@ def evaluate_paper(
     drawn = [("paper", draw_comparison(_compared(scores.entries, published), said))] if figures else []
     paths = write_figures(output, drawn)
     described = {
-        "astroclip": __version__, "data": said, "pairs": str(source), "model": embedder.name,
+        "astroclip": VERSION, "data": said, "pairs": str(source), "model": embedder.name,
         "model_hash": embedder.digest, "aligned": embedder.config.head is not None,
         "rows": {part.name.lower(): int((split == part).sum()) for part in PARTS},
         "baselines": training._asdict() if baselines else None, "published": SOURCE,

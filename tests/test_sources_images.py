@@ -289,5 +289,5 @@ def test_a_folder_of_cutouts_with_another_hdf5_in_it(tmp_path):
     table = write_table(tmp_path / "c.fits", TARGETID=np.array([1]))
     assert list(read_images(table, folder).flag) == [NO]
     shutil.move(folder / "1.fits", tmp_path)
-    with pytest.raises(DataError, match="no dataset 'image_array'"):
+    with pytest.raises(DataError, match="no FITS, Multimodal Universe, PNG or JPEG file below it"):
         read_images(table, folder)

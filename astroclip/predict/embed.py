@@ -42,7 +42,7 @@ class EmbedReport(NamedTuple):
 
     `rows` were written in all, `resumed` of them by an earlier, killed run; of this run's rows,
     `embedded` counts those with an embedding by modality, `flags` those with each `EmbedFlag` bit, and
-    `missing_bands` those in which a band is missing, by band; it is empty without images.
+    `missing_bands` those in which a band is missing, by band.
     """
 
     output: Path
@@ -169,7 +169,8 @@ def embed_catalog(
     embedded = {name: tally.pop(name, 0) for name in sources}
     missing: dict[str, int] = {}
     if "image" in sources:
-        missing = dict(zip(BANDS, sources["image"].missing_bands.tolist(), strict=True))
+        lost = zip(BANDS, sources["image"].missing_bands.tolist(), strict=True)
+        missing = {band: rows for band, rows in lost if rows}
     seconds = time.monotonic() - begin
     return EmbedReport(output, last - first, resumed, embedded, dict(tally), missing, seconds)
 

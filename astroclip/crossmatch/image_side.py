@@ -9,7 +9,6 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from astroclip.crossmatch.spectra_side import find_placed
 from astroclip.data.kinds import Kind, find_kind
 from astroclip.data.pictures import PictureFolder
 from astroclip.data.pixel_sets import open_pixel_files, open_pixels
@@ -19,7 +18,8 @@ from astroclip.schema import BANDS, CUTOUT_SIZE, PIXSCALE, SCALE_TOLERANCE, Reas
 from astroclip.sky import IntArray
 from astroclip.tables import ArrowTable, Table, open_table
 from astroclip.tables.arrowcolumns import ArrowColumn, column_values
-from astroclip.tables.identity import Who, WhoColumns
+from astroclip.tables.identity import Who, WhoColumns, find_who
+from astroclip.tables.positions import need_position
 
 CHECKED_ROWS = 512  # images looked at in one go
 
@@ -135,7 +135,8 @@ class TablePositions:
             self.close()
             table = open_table(path, scratch=self._scratch)
             try:
-                who = find_placed(table, *self._names, self._epoch)
+                need_position(table, *self._names)
+                who = find_who(table, *self._names, self._epoch)
                 who.check(table)
                 self._path, self._opened = path, OpenedTable(table, who, open_pixels(None, table, "image"))
             except BaseException:

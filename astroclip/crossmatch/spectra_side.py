@@ -11,12 +11,13 @@ from astroclip.crossmatch.ids import find_sources
 from astroclip.data.lookup import BRICK
 from astroclip.data.targetid import decode_targetid
 from astroclip.data.zcatalog import Cut, find_cut
-from astroclip.errors import DataError, UsageError
+from astroclip.errors import UsageError
 from astroclip.schema import TARGETID, PairsKey, redshift_names
 from astroclip.sky import FloatArray, IntArray
-from astroclip.tables import ArrowTable, Column, Table, open_table
-from astroclip.tables.identity import Who, WhoColumns, find_who
+from astroclip.tables import Column, Table, open_table
+from astroclip.tables.identity import Who, find_who
 from astroclip.tables.missing import Taken, sentinel_lines, to_quantity
+from astroclip.tables.positions import need_position
 
 BLOCK_ROWS = 65536
 COADD_KEY = (TARGETID, "SURVEY", "PROGRAM", "HEALPIX")  # what a coadd is found by
@@ -77,10 +78,9 @@ class SpectraTable:
         self, catalog: Table, cut: str | None, ra: str | None, dec: str | None, epoch: float
     ) -> None:
         self.catalog = catalog
-        self.who, self._moved = find_placed(catalog, ra, dec), find_placed(catalog, ra, dec, epoch)
+        self.position = need_position(catalog, ra, dec)
+        self.who, self._moved = find_who(catalog, ra, dec), find_who(catalog, ra, dec, epoch)
         self.who.check(catalog)
-        assert self.who.position is not None  # `find_placed` refuses a table without
-        self.position = self.who.position
         self.has_coadds = all(name in self.who.ids for name in COADD_KEY)
         self.cut: Cut = find_cut(cut or ("galaxy" if self.has_coadds else "none"), catalog.columns)
         self._redshift = catalog.find(*redshift_names(catalog.columns))
@@ -149,24 +149,6 @@ class SpectraTable:
                 columns[name.lower()] = np.char.encode(who.ids[name], "ascii", "replace")
             columns[PairsKey.HEALPIX] = who.ids["HEALPIX"]
         return columns
-
-
-def find_placed(table: Table, ra: str | None, dec: str | None, epoch: float | None = None) -> WhoColumns:
-    """Find who and where the rows of a table are, see `find_who`; a HATS catalogue declares where.
-
-    Raises
-    ------
-    DataError
-        If it has no positions.
-    """
-    declared = table.position if isinstance(table, ArrowTable) else (None, None)
-    who = find_who(table, ra or declared[0], dec or declared[1], epoch)
-    if not who.has_position:
-        raise DataError(
-            f"{table.name}: no position columns by any of the usual names (as RA, DEC). Name them; it has "
-            f"{', '.join(list(table.columns)[:20])}"
-        )
-    return who
 
 
 def open_spectra(

@@ -239,10 +239,10 @@ def find_position_names(
     table: Table, ra: str | None = None, dec: str | None = None
 ) -> tuple[str, str] | None:
     """Return the names of the position columns as the table spells them, whatever they hold; None if none."""
+    if all(table.position):  # declared by a HATS catalogue
+        ra, dec = ra or table.position[0], dec or table.position[1]
     if ra and dec:
         return table.column(ra).name, table.column(dec).name
-    if not ra and not dec and all(table.position):
-        return str(table.position[0]), str(table.position[1])
     named = table.column(ra or dec or "").name if ra or dec else None
     mixins = [name for name in table.columns if name.lower().endswith(".ra")]
     mixins.sort(key=lambda name: name.lower() != "coord.ra")

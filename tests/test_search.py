@@ -110,7 +110,7 @@ def test_blocks_do_not_change_what_is_found(tmp_path_factory, rows, k, block, se
         with pytest.MonkeyPatch.context() as patch, open_table(folder / "t.fits") as catalog:
             patch.setattr(scanning, "BLOCK_BYTES", size)
             near = scanning.scan(catalog, ["IMAGE_EMBEDDING"], query, k + scanning.SPARE)
-            results.append((near, *scanning.rank(catalog, ["IMAGE_EMBEDDING"], query, near.rows, k)))
+            results.append((near, *scanning.rank(catalog, ["IMAGE_EMBEDDING"], query, near, k)))
     keep = np.isfinite(table["IMAGE_EMBEDDING"]).all(1)
     want, cosine = expected(query, table["IMAGE_EMBEDDING"], keep, k)
     for near, found, similarity in results:

@@ -67,13 +67,8 @@ def columns(values: dict[str, Any]) -> Table:
 
 def make_fibermap(part: Table) -> Table:
     """Return FIBERMAP for rows of the truth, in the columns of a DR1 coadd."""
-    n = len(part)
     target, stuck = part["SAMPLE"] != "", part["KIND"] == "stuck"
-    zero, zero_i8 = np.zeros(n, "f4"), np.zeros(n, "i8")
-    shape = tractor_shape(part)
-    flux = np.where(target[:, None], part["FLUX_OBS"], 0.0).astype("f4")
-    ivar = np.where(target[:, None], part["FLUX_IVAR"], 0.0).astype("f4")
-    fibre = (flux[:, :3] * part["FIBRE_SHARE"]).astype("f4")
+    zero, zero_i8 = np.zeros(len(part), "f4"), np.zeros(len(part), "i8")
     desi, bgs = target_bits(part)
     values: dict[str, Any] = {
         "TARGETID": part["TARGETID"],
@@ -89,26 +84,10 @@ def make_fibermap(part: Table) -> Table:
         "OBJTYPE": np.where(target, "TGT", np.where(stuck, "", "SKY")),
         "SUBPRIORITY": np.modf(np.abs(part["TARGETID"]) * 0.6180339887)[0],
         "OBSCONDITIONS": np.where(part["PROGRAM"] == "bright", 4, 1).astype("i4"),
-        "RELEASE": part["RELEASE"],
-        "BRICKNAME": part["BRICKNAME"],
-        "BRICKID": part["BRICKID"],
-        "BRICK_OBJID": part["OBJID"],
-        "MORPHTYPE": np.where(target, shape["TYPE"], "").astype("U4"),
-        "EBV": part["EBV"],
-    }
-    bands = ("G", "R", "Z", "W1", "W2")
-    values |= {f"FLUX_{b}": flux[:, k] for k, b in enumerate(bands)}
-    values |= {f"FLUX_IVAR_{b}": ivar[:, k] for k, b in enumerate(bands)}
-    values |= {
-        f"{name}_{b}": fibre[:, k] for name in ("FIBERFLUX", "FIBERTOTFLUX") for k, b in enumerate("GRZ")
-    }
-    values |= {"MASKBITS": np.zeros(n, "i2")}
-    values |= {
-        c: np.where(target, shape[c], 0).astype("f4") for c in ("SERSIC", "SHAPE_R", "SHAPE_E1", "SHAPE_E2")
-    }
-    values |= {"REF_ID": zero_i8, "REF_CAT": np.full(n, "", "U2")}
-    values |= {f"GAIA_PHOT_{b}_MEAN_MAG": zero for b in ("G", "BP", "RP")}
-    values |= {
+        **_photometry(part, target),
+        "REF_ID": zero_i8,
+        "REF_CAT": np.full(len(part), "", "U2"),
+        **{f"GAIA_PHOT_{b}_MEAN_MAG": zero for b in ("G", "BP", "RP")},
         "PARALLAX": zero,
         "PHOTSYS": np.where(target, "S", ""),
         "PRIORITY_INIT": np.where(target, 2000, -1).astype("i8"),
@@ -117,23 +96,56 @@ def make_fibermap(part: Table) -> Table:
         "BGS_TARGET": bgs,
         "MWS_TARGET": zero_i8,
         "SCND_TARGET": zero_i8,
+        **_coadded(part, stuck),
+    }
+    return columns(values | {name: _mjd(part) for name in ("MIN_MJD", "MAX_MJD", "MEAN_MJD")})
+
+
+def _photometry(part: Table, target: NDArray[np.bool_]) -> dict[str, NDArray[Any]]:
+    """Return the columns of FIBERMAP that come from the Legacy Survey's catalogue."""
+    shape = tractor_shape(part)
+    flux, ivar = (
+        np.where(target[:, None], part[name], 0.0).astype("f4") for name in ("FLUX_OBS", "FLUX_IVAR")
+    )
+    fibre = (flux[:, :3] * part["FIBRE_SHARE"]).astype("f4")
+    values = {
+        "RELEASE": part["RELEASE"],
+        "BRICKNAME": part["BRICKNAME"],
+        "BRICKID": part["BRICKID"],
+        "BRICK_OBJID": part["OBJID"],
+        "MORPHTYPE": np.where(target, shape["TYPE"], "").astype("U4"),
+        "EBV": part["EBV"],
+    }
+    for name, array, bands in (
+        ("FLUX", flux, ("G", "R", "Z", "W1", "W2")),
+        ("FLUX_IVAR", ivar, ("G", "R", "Z", "W1", "W2")),
+        ("FIBERFLUX", fibre, "GRZ"),
+        ("FIBERTOTFLUX", fibre, "GRZ"),
+    ):
+        values |= {f"{name}_{band}": array[:, k] for k, band in enumerate(bands)}
+    values["MASKBITS"] = np.zeros(len(part), "i2")
+    shapes = ("SERSIC", "SHAPE_R", "SHAPE_E1", "SHAPE_E2")
+    return values | {name: np.where(target, shape[name], 0).astype("f4") for name in shapes}
+
+
+def _coadded(part: Table, stuck: NDArray[np.bool_]) -> dict[str, NDArray[Any]]:
+    """Return the columns of FIBERMAP that sum up the exposures."""
+    zero = np.zeros(len(part), "f4")
+    offset = {"MEAN_DELTA_X": 0.0, "RMS_DELTA_X": 0.006, "MEAN_DELTA_Y": 0.0, "RMS_DELTA_Y": 0.006}
+    return {
         "PLATE_RA": part["RA"],
         "PLATE_DEC": part["DEC"],
         "COADD_NUMEXP": np.where(stuck, 0, part["NUMEXP"]).astype("i2"),
         "COADD_EXPTIME": np.where(stuck, 0, part["EXPTIME"]).astype("f4"),
         "COADD_NUMNIGHT": np.where(stuck, 0, 1).astype("i2"),
         "COADD_NUMTILE": np.where(stuck, 0, 1).astype("i2"),
-    }
-    offset = {"MEAN_DELTA_X": 0.0, "RMS_DELTA_X": 0.006, "MEAN_DELTA_Y": 0.0, "RMS_DELTA_Y": 0.006}
-    values |= {name: np.where(stuck, 1.588, value).astype("f4") for name, value in offset.items()}
-    values |= {
+        **{name: np.where(stuck, 1.588, value).astype("f4") for name, value in offset.items()},
         "MEAN_PSF_TO_FIBER_SPECFLUX": np.where(stuck, 0, POINT_IN_FIBRE).astype("f4"),
         "MEAN_FIBER_RA": part["RA"],
         "STD_FIBER_RA": zero,
         "MEAN_FIBER_DEC": part["DEC"],
         "STD_FIBER_DEC": zero,
     }
-    return columns(values | {name: _mjd(part) for name in ("MIN_MJD", "MAX_MJD", "MEAN_MJD")})
 
 
 def target_bits(part: Table) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

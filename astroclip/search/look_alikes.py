@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from astroclip.errors import DataError, UsageError
+from astroclip.errors import UsageError
 from astroclip.files import check_outputs
 from astroclip.model.embedder import Embedder, load_model
 from astroclip.plots import check_gallery, plot_gallery
@@ -160,21 +160,16 @@ def search_catalog(
             near = _ask_index(graph, table, query.vector, k, condition, leave_out)
         else:
             near = scan(table, searched, query.vector, k + SPARE, condition, leave_out, progress=progress)
-        if not len(near.rows):
-            raise DataError(
-                f"{table.name}: no row is left to compare: {near.counts.excluded} are excluded, "
-                f"{near.counts.bad} have no embedding"
-            )
-        rows, cosine = rank(table, searched, query.vector, near.rows, k)
+        rows, cosine = rank(table, searched, query.vector, near, k)
+        named = [str(example) for example in examples]
         settings = {
-            "examples": [str(example) for example in examples], "from": chosen.source, "to": chosen.target,
-            "k": k, "where": where, "index": index and str(index),
+            "examples": named, "from": chosen.source, "to": chosen.target, "k": k, "where": where,
+            "index": index and str(index),
         }  # fmt: skip
         write_found(table, output, kept, rows, cosine, near.counts, settings, overwrite=overwrite)
         if gallery:
             shown = describe_galaxies(table, examples, query.rows, rows, cosine, pixels)
-            title = f"{path.name}: {', '.join(str(example) for example in examples)}"
-            plot_gallery(shown, gallery, title=title, overwrite=overwrite)
+            plot_gallery(shown, gallery, title=f"{path.name}: {', '.join(named)}", overwrite=overwrite)
         identity = read_rows(table, identity_columns(table), rows)
         return SearchReport(output, len(rows), *near.counts, *chosen, rows, cosine, identity, left_out)
 

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from astroclip.errors import DataError
 from astroclip.tables import Table
 from astroclip.tables.where import Where
 
@@ -136,10 +137,21 @@ def read_rows(table: Table, names: Sequence[str], rows: NDArray[np.int64]) -> di
 
 
 def rank(
-    table: Table, columns: Sequence[str], query: NDArray[np.float64], rows: NDArray[np.int64], k: int
+    table: Table, columns: Sequence[str], query: NDArray[np.float64], near: Shortlist, k: int
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """Return the `k` most similar of some rows and their cosines in float64, the most similar first."""
-    rows = np.sort(rows)
+    """Return the `k` most similar rows of a shortlist and their cosines in float64, the most similar first.
+
+    Raises
+    ------
+    DataError
+        If the shortlist is empty.
+    """
+    if not len(near.rows):
+        raise DataError(
+            f"{table.name}: no row is left to compare: {near.counts.excluded} are excluded, "
+            f"{near.counts.bad} have no embedding"
+        )
+    rows = np.sort(near.rows)
     vectors = read_rows(table, columns, rows).values()
     cosine = mean_cosine([part.astype(np.float64) for part in vectors], query)
     best = np.argsort(-cosine, kind="stable")[:k]

@@ -102,10 +102,12 @@ def test_columns_are_added_to_a_named_part(fastspecfit: Path, tmp_path: Path) ->
     assert "EMBED_FLAG" not in read_all(tmp_path / "out.fits")
 
 
-def test_sextractors_objects_are_found(tmp_path: Path) -> None:
-    tables = {"LDAC_IMHEAD": {"N": np.array([1])}, "LDAC_OBJECTS": {"ALPHA_J2000": np.array([1.0, 2.0])}}
+@pytest.mark.parametrize("first", ["LDAC_IMHEAD", "FIELDS"])
+def test_sextractors_objects_are_found(tmp_path: Path, first: str) -> None:
+    objects = "OBJECTS" if first == "FIELDS" else "LDAC_OBJECTS"
+    tables = {first: {"N": np.array([1])}, objects: {"ALPHA_J2000": np.array([1.0, 2.0])}}
     with open_table(write_tables(tmp_path / "ldac.fits", tables)) as table:
-        assert table.place == "HDU 2 (LDAC_OBJECTS)"
+        assert table.place == f"HDU 2 ({objects})"
 
 
 @pytest.mark.parametrize("form", ["colfits-basic", "colfits-plus", "fits-plus", "fits-var"])

@@ -27,6 +27,8 @@ TYPES: dict[str, tuple[pa.Array, list[Any]]] = {
     "UINT64": (pa.array([2**64 - 1, 0, 1], pa.uint64()), [2**64 - 1, 0, 1]),
     "BOOL": (pa.array([True, None, False]), [True, None, False]),
     "TEXT": (pa.array(["André", None, ""]), ["André", None, ""]),
+    "LONG": (pa.array(["a", None, "b"], pa.large_string()), ["a", None, "b"]),
+    "VIEW": (pa.array(["a", None, "b"], pa.string_view()), ["a", None, "b"]),
     "DICT": (pa.array(["x", "yy", None]).dictionary_encode(), ["x", "yy", None]),
     "WHEN": (pa.array([WHEN, None, WHEN]), [np.datetime64(WHEN), np.datetime64("NaT"), np.datetime64(WHEN)]),
     "DAY": (pa.array([WHEN.date()] * 3), [np.datetime64("2024-01-02")] * 3),
@@ -65,7 +67,7 @@ def test_every_type_is_read(every: Path, name: str) -> None:
     assert values.shape == (3, *column.shape)
     assert column.shape == {"EVEN": (2,), "FIXED": (2,)}.get(name, ())
     assert column.lists == (name == "LISTS")
-    assert np.ma.isMaskedArray(values) == (name in ("INT", "BOOL", "TEXT", "DICT", "FIXED"))
+    assert np.ma.isMaskedArray(values) == (name in ("INT", "BOOL", "TEXT", "LONG", "VIEW", "DICT", "FIXED"))
     assert values.dtype.kind == column.dtype.kind
 
 
@@ -78,9 +80,11 @@ def test_a_column_is_masked_only_where_something_is_missing(every: Path) -> None
         assert np.ma.getdata(masked)[1] == table.columns["INT"].null == -(2**63)
 
 
+PAIRS = pa.list_(pa.struct({"a": pa.int32()}), 2)
 NESTED = {
     "struct of lists": pa.array([SPECTRUM, None, SPECTRUM]),
     "list of structs": pa.array([[{"flux": 1.0, "lambda": 5.0}, {"flux": 2.0, "lambda": 6.0}], None, []]),
+    "pairs of structs": pa.array([[{"a": 1}, {"a": 2}], None, [{"a": 3}, {"a": 4}]], PAIRS),
     "image": pa.array(
         [{"band": ["DES-G", "DES-R"], "flux": [[[1.0, 2.0]], [[3.0, 4.0]]], "scale": [0.262, 0.262]}] * 3
     ),
@@ -94,7 +98,8 @@ def test_nested_columns_are_dicts_of_arrays(tmp_path: Path) -> None:
         fields = {name: dict(column.fields) for name, column in table.columns.items()}
         plain = [column.is_plain for column in table.columns.values()]
         later = table.read(["list of structs"], 1, 3)["list of structs"]
-    assert plain == [False] * 3
+    assert plain == [False] * 4
+    assert [row["a"].tolist() for row in read["pairs of structs"]] == [[1, 2], [], [3, 4]]
     assert fields["struct of lists"] == {"flux": 1, "lambda": 1, "mask": 1}
     assert fields["list of structs"] == {"flux": 1, "lambda": 1}
     assert fields["image"] == {"band": 1, "flux": 3, "scale": 1}

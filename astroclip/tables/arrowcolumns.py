@@ -153,6 +153,9 @@ def to_numpy(array: pa.Array, null: int | None = None) -> NDArray[Any]:
     if types.is_map(kind):
         return _objects(array.to_pylist())
     if types.is_fixed_size_list(kind):
+        inner = plain_type(kind.value_type)
+        if types.is_struct(inner) or is_list(inner):
+            return _lists(array.cast(pa.list_(kind.value_type)), null)
         return _fixed_lists(array, null)
     if is_list(kind):
         return _lists(array, null)
@@ -161,6 +164,8 @@ def to_numpy(array: pa.Array, null: int | None = None) -> NDArray[Any]:
 
 def _scalars(array: pa.Array, null: int | None) -> NDArray[Any]:
     """Return an array of a type that is not nested."""
+    if types.is_string_view(array.type):
+        array = array.cast(pa.large_string())
     kind, dtype = array.type, numpy_type(array.type)
     if types.is_null(kind):
         return np.full(len(array), np.nan)

@@ -19,8 +19,8 @@ from astroclip.tables.columns import FitsColumn, element_dtype, read_columns, to
 from astroclip.tables.hdus import Hdu, open_fits, scan_hdus
 
 # HDUs that hold one row a target although another table comes first: DESI zcatalogs, coadds and Redrock
-# files; SDSS spectra (spec-*.fits and spectrum-lite files); SExtractor's catalogues
-TARGET_HDUS = ("ZCATALOG", "FIBERMAP", "SPECOBJ", "SPALL", "LDAC_OBJECTS")
+# files; SDSS spectra (spec-*.fits and spectrum-lite files); catalogues of SExtractor, of THELI
+TARGET_HDUS = ("ZCATALOG", "FIBERMAP", "SPECOBJ", "SPALL", "LDAC_OBJECTS", "OBJECTS")
 # Columns that say who is in a row: HDUs that agree in them, and have one of the first, are of the same rows
 _WHO = ("TARGETID", "CATALOGID", "SDSS_ID", "OBJECT_ID", "SPECOBJID")
 ALIGNING = (*_WHO, "BRICKID", "OBJID", "SURVEY", "PROGRAM", "HEALPIX")

@@ -34,8 +34,8 @@ def open_table(
         there is no file of that very name.
     hdu : int or str, optional
         Number (the primary HDU is 0) or EXTNAME of the table. Without it the first of the HDUs ZCATALOG,
-        FIBERMAP, SPECOBJ, SPALL, LDAC_OBJECTS, else the first binary table that has rows. Of a VOTable the
-        number (from 0), ID or name of a table.
+        FIBERMAP, SPECOBJ, SPALL, LDAC_OBJECTS, OBJECTS, else the first binary table that has rows. Of a
+        VOTable the number (from 0), ID or name of a table.
     scratch : path, optional
         Folder of a copy; give the folder of the output. Without it the system's temporary one.
     join : bool

@@ -49,9 +49,9 @@ Images = Annotated[
 Spectra = Annotated[
     str | None,
     typer.Option(
-        help="Spectrum source: a vector column; a file or folder of spectra (DESI coadds, SDSS spec files, "
-        "HDF5 of Multimodal Universe); sparcl or sparcl:DESI-EDR to fetch spectra by TARGETID. "
-        "Default: column FLUX."
+        help="Spectrum source: a column of fluxes or a nested column; a file or folder of spectra (DESI "
+        "coadds or spectra, SDSS spec files, HDF5 of Multimodal Universe, pairs); sparcl or sparcl:DESI-EDR "
+        "to fetch spectra by TARGETID. Default: the spectra in the table itself, column FLUX."
     ),
 ]
 Catalog = Annotated[

@@ -30,7 +30,7 @@ class NestedSpectra(OwnRows[Spectra]):
     table
         Opened.
     columns
-        See `find_nested`.
+        See `find_nested_spectra`.
 
     Raises
     ------
@@ -92,7 +92,7 @@ class NestedSpectra(OwnRows[Spectra]):
         return arms
 
 
-def find_nested(table: Table) -> list[str]:
+def find_nested_spectra(table: Table) -> list[str]:
     """Return the nested columns of a table that hold spectra: those with a flux and its wavelengths."""
     return [name for name, column in table.columns.items() if _is_spectrum(column.fields)]
 

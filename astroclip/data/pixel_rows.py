@@ -80,7 +80,7 @@ class OwnRows(PixelRows[P]):
 
 
 class IndexedFiles(PixelRows[P]):
-    """Pixels in files, with an index of identity and position in memory: about 60 bytes a row.
+    """Pixels in files, with an index of identity and position in memory: 60 to 150 bytes a row.
 
     Attributes
     ----------

@@ -14,7 +14,7 @@ from astroclip.data.kinds import Kind, find_kind
 from astroclip.data.legacysurvey import open_images
 from astroclip.data.multimodal_images import open_multimodal_images
 from astroclip.data.multimodal_spectra import open_multimodal_spectra
-from astroclip.data.nested_spectra import NestedSpectra, find_nested
+from astroclip.data.nested_spectra import NestedSpectra, find_nested_spectra
 from astroclip.data.pairs.paired_pixels import PairedImages, PairedSpectra
 from astroclip.data.pixels import Modality, PixelFiles, PixelSet
 from astroclip.data.sdss import SpecRow, open_specs
@@ -176,7 +176,7 @@ def _open_spectra_of(table: Table, name: str | None) -> PixelSet | None:
         return SpecRow(table.source)
     if kind.instead:
         raise DataError(f"{table.name}: a {kind}: {kind.instead}")
-    flux, columns = table.find(FLUX), find_nested(table)
+    flux, columns = table.find(FLUX), find_nested_spectra(table)
     if flux and not (table.column(flux).shape or table.column(flux).lists):
         flux = None
     if flux and columns:

@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from astroclip.crossmatch.image_side import ImageSide, TablePositions
-from astroclip.crossmatch.match_table import MatchedImages, MatchTable, RejectTable
+from astroclip.crossmatch.match_table import MatchTable, RejectTable
 from astroclip.crossmatch.pair_pixels import PairReader, describe_labels, write_pixels
 from astroclip.crossmatch.plan import CrossmatchSettings, Plan, Progress
 from astroclip.crossmatch.spectra_side import SpectraTable, TargetRows
@@ -41,7 +42,7 @@ class Job(NamedTuple):
     tree: Path | None
     targets: TargetRows
     plan: Plan
-    images: MatchedImages
+    images: dict[str, NDArray]
     matches: MatchTable
     labels: list[tuple[LabelTable, LabelRows]]
     settings: CrossmatchSettings

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,21 +21,11 @@ from astroclip.tables.identity import exact_integers
 _REASON_NAMES = np.array([reason.name for reason in Reason], "S")
 
 
-class MatchedImages(NamedTuple):
-    """What the match table tells of the image of each of its rows, (m,); NaN, -1 or blank without one."""
+def describe_images(side: ImageSide, root: Path, image: IntArray) -> dict[str, NDArray]:
+    """Return the columns of the match table that tell of images (m,); NaN, -1 or blank where that is -1.
 
-    columns: dict[str, NDArray]
-
-    @property
-    def ids(self) -> list[IntArray]:
-        """Release, brickid, objid."""
-        return [self.columns[f"IMAGE_{name}"] for name in ("RELEASE", "BRICKID", "OBJID")]
-
-
-def describe_images(side: ImageSide, root: Path, image: IntArray) -> MatchedImages:
-    """Read ids and positions of matched images, in one pass over all of them.
-
-    Files are named as seen from the folder `root`: surveys have files of one name in the north and the south.
+    Ids and positions are read in one pass over all images. Files are named as seen from the folder `root`:
+    surveys have files of one name in the north and the south.
     """
     wanted, of_row = np.unique(image[image >= 0], return_inverse=True)
     ra, dec = np.full((2, len(wanted)), np.nan)
@@ -58,7 +47,7 @@ def describe_images(side: ImageSide, root: Path, image: IntArray) -> MatchedImag
     columns = {name: np.full(len(image), missing, v.dtype) for name, (v, missing) in values.items()}
     for name, (found, _) in values.items():
         columns[name][image >= 0] = found[of_row]
-    return MatchedImages(columns)
+    return columns
 
 
 class MatchTable:
@@ -76,7 +65,7 @@ class MatchTable:
         self,
         spectra: SpectraTable,
         plan: Plan,
-        images: MatchedImages,
+        images: dict[str, NDArray],
         labels: list[tuple[LabelTable, LabelRows]],
         split: SplitSettings,
         *,
@@ -85,7 +74,7 @@ class MatchTable:
         self._spectra, self._plan, self._images = spectra, plan, images
         self._labels, self._split = labels, split
         carried = [_plain(spectra.catalog.spec(column.name)) for column in spectra.columns]
-        width = images.columns["IMAGE_FILE"].dtype.itemsize
+        width = images["IMAGE_FILE"].dtype.itemsize
         own = [s._replace(dtype=f"S{width}") if s.name == "IMAGE_FILE" else s for s in MATCH_COLUMNS]
         self.columns = [*carried, *(spec for spec in own if pairs or spec.name != "PAIR")]
         self.columns += [spec for labelled, _ in labels for spec in labelled.specs]
@@ -122,7 +111,7 @@ class MatchTable:
                 "PAIR": plan.pair[a:b],
                 "SPLIT": split_by_healpix(ra, dec, *self._split),
             }
-            block |= {name: values[a:b] for name, values in self._images.columns.items()}
+            block |= {name: values[a:b] for name, values in self._images.items()}
             for labels, rows in self._labels:
                 block |= labels.take(rows.row[a:b])
             yield block

@@ -8,18 +8,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from astroclip.crossmatch.image_side import ImageSide, read_images
-from astroclip.crossmatch.match_table import MatchedImages
 from astroclip.crossmatch.plan import Plan, Progress
 from astroclip.crossmatch.spectra_side import TargetRows
 from astroclip.data.coadd_tree import CoaddTree
 from astroclip.data.grid import NODATA
 from astroclip.data.label_tables import LabelRows, LabelTable
+from astroclip.data.lookup import BRICK
 from astroclip.data.pairs import Label, PairsWriter
 from astroclip.errors import DataError
 from astroclip.schema import PairsKey
 
 BLOCK_PAIRS = 128  # 48 MB of pixels, and about as much again while they are combined
-_IDS = (PairsKey.RELEASE, PairsKey.BRICKID, PairsKey.OBJID)
 
 PairRows = dict[str, NDArray]
 
@@ -32,7 +31,7 @@ class PairReader:
         targets: TargetRows,
         plan: Plan,
         side: ImageSide,
-        images: MatchedImages,
+        images: dict[str, NDArray],
         coadds: Path,
         labels: list[tuple[LabelTable, LabelRows]],
     ) -> None:
@@ -72,8 +71,9 @@ class PairReader:
         columns[PairsKey.IMAGE] = images.result().flux
         columns[PairsKey.SEPARATION] = self._plan.separation_arcsec[rows].astype(np.float32)
         unknown = columns[PairsKey.RELEASE] <= 0
-        for key, of_image in zip(_IDS, self._images.ids, strict=True):
-            columns[key] = np.where(unknown, of_image[rows], columns[key])
+        for name in BRICK:
+            of_image = self._images[f"IMAGE_{name}"][rows]
+            columns[name.lower()] = np.where(unknown, of_image, columns[name.lower()])
         for labels, label_rows in self._labels:
             taken = labels.take(label_rows.row[rows])
             columns |= {label.name: taken[label.name] for label in describe_labels(labels)}

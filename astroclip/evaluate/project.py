@@ -24,11 +24,11 @@ def project_vectors(
     unit = vectors / np.maximum(length, 1e-3)
     if umap and len(unit) >= 16:
         return _umap(unit, seed), ("UMAP 1", "UMAP 2")
-    centred = (unit - unit.mean(0)).astype(float)
-    _, spread, directions = np.linalg.svd(centred, full_matrices=False)
-    share = 100 * spread**2 / max((spread**2).sum(), 1e-300)
-    share = np.pad(share, (0, max(2 - len(share), 0)))
-    places = np.pad(centred @ directions[:2].T, ((0, 0), (0, max(2 - len(directions), 0))))
+    from sklearn.decomposition import PCA
+
+    with np.errstate(invalid="ignore"):  # vectors that are all alike
+        found = PCA(2, svd_solver="full").fit(unit.astype(float))
+    places, share = found.transform(unit), 100 * np.nan_to_num(found.explained_variance_ratio_)
     first, second = (f"principal component {i + 1} ({share[i]:.0f} % of the variance)" for i in range(2))
     return places, (first, second)
 

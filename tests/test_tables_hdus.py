@@ -49,8 +49,11 @@ def test_aligned_hdus_are_joined(fastspecfit: Path) -> None:
         with pytest.raises(DataError, match=r"METADATA\) \+ .* has no column 'MASS'"):
             table.column("MASS")
     assert [values.tolist() for values in read.values()] == [[5, 9], [11, 12], [2, 3], [0.2, 0.3]]
-    with open_table(fastspecfit) as table:
-        assert "LOGMSTAR" not in table.columns
+    with (
+        open_table(fastspecfit) as table,
+        pytest.raises(DataError, match=r"HDU 2 \(SPECPHOT\) has 'LOGMSTAR': name it by --hdu 2 or FILE#2"),
+    ):
+        table.column("logmstar")
 
 
 OTHER: Tables = {

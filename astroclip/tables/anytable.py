@@ -128,7 +128,10 @@ class Table(ABC):
             lacks = f"no column '{candidates[0]}'"
             if len(candidates) > 1:
                 lacks = f"none of the columns {', '.join(candidates)}"
-            raise DataError(f"{self.where} has {lacks}; {self._close_to(*candidates)}{self.contents}")
+            raise DataError(
+                f"{self.where} has {lacks}; {self._close_to(*candidates)}{self.contents}"
+                f"{self._elsewhere(*candidates)}"
+            )
         return found
 
     def column(self, name: str) -> Column:
@@ -158,6 +161,10 @@ class Table(ABC):
         more = f", … ({len(names)} in all)" if len(names) > _LISTED else ""
         text = f"columns: {', '.join(names[:_LISTED]) or 'none'}{more}"
         return f"{text}; the file also has {', '.join(self.others)}" if self.others else text
+
+    def _elsewhere(self, *candidates: str) -> str:  # noqa: ARG002 - files of one table have no other
+        """Say which other table of the file has a column, and how to name it."""
+        return ""
 
     def _close_to(self, *candidates: str) -> str:
         """Name the columns that are spelled nearly so."""

@@ -4,7 +4,6 @@ That is the length of the longest text, whether integers and logicals are missin
 different lengths, which go into the heap. Both passes stream.
 """
 
-import os
 import shutil
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
@@ -121,7 +120,7 @@ class StoredColumn:
         return cards
 
 
-def write_fits_copy(table: ArrowTable, target: Path | BinaryIO, drop: Collection[str] = ()) -> None:
+def write_fits_copy(table: ArrowTable, target: BinaryIO, drop: Collection[str] = ()) -> None:
     r"""Write all rows of an Arrow table as a FITS file with one binary table, HDU 1.
 
     Integers that are missing are TNULL (the lowest of the type; unsigned ones become the next signed type,
@@ -131,7 +130,7 @@ def write_fits_copy(table: ArrowTable, target: Path | BinaryIO, drop: Collection
     Parameters
     ----------
     target
-        A new file, by name or open.
+        A new file, open for writing.
     drop
         Names of columns to leave out, in any case.
 
@@ -146,12 +145,7 @@ def write_fits_copy(table: ArrowTable, target: Path | BinaryIO, drop: Collection
         for stored in looked:
             stored.look(values[stored.column.name], table.name)
     with writing(table.name):
-        if isinstance(target, Path):
-            with target.open("wb") as file:
-                _write(table, columns, file)
-                os.fsync(file.fileno())
-        else:
-            _write(table, columns, target)
+        _write(table, columns, target)
 
 
 def open_fits_copy(table: ArrowTable, scratch: Path | None, drop: Collection[str] = ()) -> FitsTable:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from astroclip.errors import DataError
 from astroclip.files import fingerprint_of
-from astroclip.tables.anytable import Block, Table
+from astroclip.tables.anytable import Block, Table, find_name
 from astroclip.tables.columns import FitsColumn, element_dtype, read_columns, to_native
 from astroclip.tables.hdus import Hdu, open_fits, scan_hdus
 
@@ -164,6 +164,14 @@ class FitsTable(Table):
                 raise DataError(f"{self.name}: column '{column.name}' points outside the heap of {table}")
             values[row] = _one_row(os.pread(self.file.fileno(), size, heap + offset), element)
         return values
+
+    def _elsewhere(self, *candidates: str) -> str:
+        for hdu in self.hdus:
+            titles = [str(value).strip() for key, value in hdu.header.items() if key.startswith("TTYPE")]
+            found = find_name(titles, *candidates) if hdu.is_table else None
+            if found:
+                return f". {hdu} has '{found}': name it by --hdu {hdu.index} or FILE#{hdu.index}"
+        return ""
 
     def _add_columns(self, hdu: Hdu) -> None:
         """Take up the columns of an HDU; of a name that is there twice the first is kept."""

@@ -120,6 +120,28 @@ def test_a_broken_cutout_spoils_its_row_only(tmp_path):
     assert inputs[1].max() > 0
 
 
+def test_a_named_image_that_is_broken_is_an_error(tmp_path):
+    """Whatever its format, alone or in a folder of nothing else: never "outside of the footprint"."""
+    table = write_table(tmp_path / "c.fits", TARGETID=np.array([1, 2]), RA=[10.0, 59.0], DEC=[-5.0, -30.0])
+    folder = tmp_path / "broken"
+    write_cube(folder / "1.fits")
+    write_band_hdus(folder / "field.fits", shape=(300, 300), ra=59.0, dec=-30.0)
+    write_stein(folder / "images_npix60_0_5.h5", 5, size=60)
+    write_multimodal_images(folder / "001-of-001.hdf5", list("ab"))
+    for file in sorted(folder.iterdir()):
+        for fraction in (0.7, 0.05):
+            truncate(file, fraction)
+            with pytest.raises(DataError, match=rf"{file.name}: .*(cut short|damaged|cannot read)"):
+                read_images(table, file)
+        (tmp_path / file.stem).mkdir()
+        shutil.move(file, tmp_path / file.stem / file.name)
+        with pytest.raises(DataError, match=rf"{file.name}: .*(cut short|damaged|cannot read)"):
+            read_images(table, tmp_path / file.stem)
+    write_cube(tmp_path / "gr.fits", bands="gr")
+    with pytest.raises(DataError, match=r"gr\.fits: no image in the band z"):
+        read_images(table, tmp_path / "gr.fits")
+
+
 def test_stamps_from_a_larger_image(tmp_path):
     image = write_band_hdus(
         tmp_path / "field.fits", shape=(300, 300), ra=59.0, dec=-30.0, invvar=np.ones((3, 300, 300))

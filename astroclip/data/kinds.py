@@ -173,6 +173,8 @@ def _folder_kind(path: Path, modality: Modality | None) -> Kind:
     found = _kinds_below(path, Kind.STEIN if modality == "image" else Kind.COADDS)
     ranked = [kind for kind in _RANK if kind in found]
     if not ranked:
+        for file in sorted(file for file in path.rglob("*") if _HDF5_NAME.fullmatch(file.name))[:PROBED]:
+            find_kind(file)  # says what is wrong with it
         raise DataError(f"{path}: no model, and no FITS, Multimodal Universe, PNG or JPEG file below it")
     return next((kind for kind in ranked if modality and _RANK[kind] == modality), ranked[0])
 

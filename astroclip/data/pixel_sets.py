@@ -11,7 +11,7 @@ from astroclip.data.coadd_tree import COADD_KEY, CoaddTree, is_tree
 from astroclip.data.cutouts import LAYERS, LayerCutouts
 from astroclip.data.image_columns import ImageColumn, NestedImages, find_nested_images
 from astroclip.data.kinds import Kind, find_kind
-from astroclip.data.legacysurvey import open_images
+from astroclip.data.legacysurvey import ImageFolder, open_images
 from astroclip.data.multimodal_images import open_multimodal_images
 from astroclip.data.multimodal_spectra import open_multimodal_spectra
 from astroclip.data.nested_spectra import NestedSpectra, find_nested_spectra
@@ -123,6 +123,8 @@ def _open_files(path: Path, table: Table | None, modality: Modality | None) -> P
     if modality == "spectrum" and keyed and path.is_dir() and is_tree(path):
         return CoaddTree(path)
     pixels = open_pixel_files(path, modality)
+    if pixels.files and len(pixels.problems) == len(pixels.files) and isinstance(pixels, ImageFolder):
+        raise DataError(pixels.problems[0][1])
     if isinstance(pixels, CoaddRows) and table is not None and len(pixels) != table.nrows:
         raise DataError(
             f"{path}: no FIBERMAP, so that its {len(pixels)} spectra are those of as many rows; {table.name} "

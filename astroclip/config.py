@@ -174,15 +174,26 @@ def apply_overrides(values: dict[str, Any], overrides: list[str]) -> dict[str, A
     return result
 
 
+def find_preset(source: str | Path, package: str, what: str) -> Path:
+    """Return a YAML file: that of a preset's name in one of our packages, or `source` itself.
+
+    Raises
+    ------
+    ConfigError
+        If there is no such preset; `what` says of what.
+    """
+    path = Path(source)
+    if path.suffix or path.is_file():
+        return path
+    presets = resources.files(package)
+    preset = presets / f"{source}.yaml"
+    if not preset.is_file():
+        names = sorted(p.name.removesuffix(".yaml") for p in presets.iterdir() if p.name.endswith(".yaml"))
+        raise ConfigError(f"no {what} '{source}'; known: {', '.join(names)}, or give a .yaml file")
+    return Path(str(preset))
+
+
 def read_model_config(source: str | Path, overrides: list[str] | None = None) -> ModelConfig:
     """Read a model configuration: a preset's name (``paper``, ``mini``) or a YAML file."""
-    path = Path(source)
-    if not path.suffix:
-        presets = resources.files("astroclip.configs") / "models"
-        preset = presets / f"{source}.yaml"
-        if not preset.is_file():
-            names = (p.name for p in presets.iterdir())
-            known = sorted(name.removesuffix(".yaml") for name in names if name.endswith(".yaml"))
-            raise ConfigError(f"no model preset '{source}'; known: {', '.join(known)}, or give a .yaml file")
-        path = Path(str(preset))
+    path = find_preset(source, "astroclip.configs.models", "model preset")
     return make_settings(ModelConfig, apply_overrides(read_yaml(path), overrides or []), str(source))

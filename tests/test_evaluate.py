@@ -22,7 +22,7 @@ from astroclip.cli.main import app
 from astroclip.errors import DataError, UsageError
 from astroclip.evaluate import Report, evaluate_table, figures, project, report
 from astroclip.evaluate import rows as read
-from astroclip.evaluate.reservoir import Reservoir
+from astroclip.evaluate.rows import Reservoir
 from astroclip.evaluate.score import Score
 from astroclip.schema import GALAXY_ZOO
 

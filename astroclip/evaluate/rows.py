@@ -6,7 +6,6 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from astroclip.evaluate.reservoir import Reservoir, join
 from astroclip.evaluate.splits import Splits
 from astroclip.evaluate.targets import Target
 from astroclip.schema import IMAGE_EMBEDDING, SPECTRUM_EMBEDDING
@@ -82,6 +81,38 @@ def read_rows(
     return Held(
         held, pairs.scored() if retrieves else None, {name: kept.rows() for name, kept in maps.items()}
     )
+
+
+class Reservoir:
+    """At most `most` of the rows that are added, evenly spread over all of them, at least half as many.
+
+    Every `stride`-th row is kept; the stride doubles when there are too many.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most, self._stride, self._seen, self._kept = most, 1, 0, 0
+        self._blocks: list[dict[Any, NDArray]] = []
+
+    def add(self, rows: Mapping[Any, NDArray]) -> None:
+        """Take rows: arrays of one length."""
+        n = len(next(iter(rows.values())))
+        kept = np.arange(-self._seen % self._stride, n, self._stride)
+        self._seen += n
+        self._kept += len(kept)
+        self._blocks.append({name: values[kept] for name, values in rows.items()})
+        while self._kept > self._most:
+            whole = self.rows()
+            self._blocks = [{name: values[::2].copy() for name, values in whole.items()}]
+            self._stride, self._kept = 2 * self._stride, -(-self._kept // 2)
+
+    def rows(self) -> dict[Any, NDArray]:
+        """Return what was kept."""
+        return join(self._blocks)
+
+
+def join(blocks: Sequence[Mapping[Any, NDArray]]) -> dict[Any, NDArray]:
+    """Return blocks of arrays one after the other."""
+    return {name: np.concatenate([block[name] for block in blocks]) for name in (blocks[0] if blocks else ())}
 
 
 class _Keep:

@@ -5,10 +5,9 @@ The published recipes are ``configs/{spectrum,image,clip}.yaml``; small ones, fo
 """
 
 from collections.abc import Sequence
-from importlib import resources
 from pathlib import Path
 
-from astroclip.config import apply_overrides, make_settings, read_model_config, read_yaml
+from astroclip.config import apply_overrides, find_preset, make_settings, read_model_config, read_yaml
 from astroclip.errors import ConfigError
 from astroclip.model.checkpoint import CONFIG
 from astroclip.model.hub import find_model
@@ -35,7 +34,7 @@ def read_training(kind: str, config: str | Path | None = None, overrides: Sequen
     if kind not in KINDS:
         raise ConfigError(f"no training '{kind}'; known: {', '.join(KINDS)}")
     source = config or kind
-    values = apply_overrides(read_yaml(_find_config(source)), list(overrides))
+    values = apply_overrides(read_yaml(find_preset(source, "astroclip.configs", "preset")), list(overrides))
     return make_settings(KINDS[kind], values, str(source))
 
 
@@ -65,16 +64,3 @@ def find_encoders(settings: ClipTraining) -> ClipTraining:
         sizes[name] = encoder.model_copy(update=kept)
         found[name] = str(directory)
     return settings.model_copy(update={**found, "model": settings.model.model_copy(update=sizes)})
-
-
-def _find_config(source: str | Path) -> Path:
-    """Return the file of a preset's name, or the file itself."""
-    path = Path(source)
-    if path.suffix or path.is_file():
-        return path
-    presets = resources.files("astroclip.configs")
-    preset = presets / f"{source}.yaml"
-    if not preset.is_file():
-        names = sorted(p.name.removesuffix(".yaml") for p in presets.iterdir() if p.name.endswith(".yaml"))
-        raise ConfigError(f"no preset '{source}'; known: {', '.join(names)}, or give a .yaml file")
-    return Path(str(preset))

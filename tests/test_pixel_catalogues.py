@@ -302,6 +302,26 @@ def test_pixels_as_parquet(tmp_path, tiny_model):
     assert parquet.read_table(report["output"])["TARGETID"].to_pylist() == IDS.tolist()
 
 
+def test_the_folder_where_one_is_has_a_name(tmp_path, tiny_model, monkeypatch):
+    (tmp_path / "here").mkdir()
+    make_coadd(tmp_path / "here" / "coadd-1.fits")
+    monkeypatch.chdir(tmp_path / "here")
+    report = run("embed", ".", "--model", tiny_model)
+    assert report["output"] == str(tmp_path / "here-embedded.fits")
+    assert list(fitsio.read(report["output"])["FILE"]) == ["here/coadd-1.fits"] * 4
+
+
+@pytest.mark.parametrize(("make", "words"), [("tables", "name one of its files"), ("model", "--model")])
+def test_folders_that_are_no_catalogue_are_named(tmp_path, tiny_model, make, words):
+    folder = tiny_model
+    if make == "tables":
+        folder = tmp_path / "tables"
+        folder.mkdir()
+        Table({"RA": [1.0]}).write(folder / "t.fits")
+    with pytest.raises(DataError, match=words):
+        embed_catalog(folder, tmp_path / "e.fits", model=tiny_model)
+
+
 def test_a_frame_is_refused_with_what_to_use_instead(tmp_path, tiny_model):
     path = write_frame(tmp_path / "cframe-b0-00081833.fits")
     with pytest.raises(DataError, match=r"coadd-\*\.fits or spectra-\*\.fits"):

@@ -60,7 +60,12 @@ _FRAME = (
     "it holds one camera and one exposure, not whole spectra of galaxies. Use the coadd-*.fits or "
     "spectra-*.fits of the same targets"
 )
-_INSTEAD = {Kind.FRAME: _FRAME, Kind.FRAMES: _FRAME}
+_INSTEAD = {
+    Kind.FRAME: _FRAME,
+    Kind.FRAMES: _FRAME,
+    Kind.CATALOGUES: "name one of its files",
+    Kind.MODEL: "it holds weights, not galaxies. Name it with --model",
+}
 # folders by rank, and what modality is in them
 _RANK: dict[Kind, Modality | None] = {
     Kind.COADDS: "spectrum",

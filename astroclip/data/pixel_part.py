@@ -106,8 +106,9 @@ class PixelPart:
 
 
 def list_paths(catalog: Paths) -> list[Path]:
-    """Return the files and folders that are named."""
-    return [Path(catalog)] if isinstance(catalog, str | Path) else [Path(path) for path in catalog]
+    """Return the files and folders that are named; one like ``..`` by its own name."""
+    paths = [Path(catalog)] if isinstance(catalog, str | Path) else [Path(path) for path in catalog]
+    return [path.resolve() if path.name in ("", "..") else path for path in paths]
 
 
 def are_pixels(paths: Sequence[str | Path]) -> bool:

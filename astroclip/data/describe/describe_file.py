@@ -47,8 +47,7 @@ def inspect_file(path: str | Path, ra: str | None = None, dec: str | None = None
 
 def _describe_others(path: Path, kind: str) -> FileReport:
     """Name a file that astroclip takes no galaxies from, and what to use instead."""
-    problem = Kind(kind).instead or "several tables: inspect one of its files"
-    return FileReport(path, kind, None, [], {}, [problem])
+    return FileReport(path, kind, None, [], {}, [Kind(kind).instead])
 
 
 def _describe_redrock(path: Path, kind: str) -> FileReport:

@@ -1,42 +1,12 @@
 """`astroclip crossmatch`: who is who in two surveys, and the paired data set."""
 
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
 from .options import Drop, Overwrite, Resume, Seed
 from .output import output as out
-
-
-class QualityCut(StrEnum):
-    """Quality cuts by name."""
-
-    galaxy = "galaxy"
-    original = "original"
-    none = "none"
-
-
-class Engine(StrEnum):
-    """What matches the positions."""
-
-    memory = "memory"
-    lsdb = "lsdb"
-
-
-class Find(StrEnum):
-    """Which matches are kept."""
-
-    best = "best"
-    all = "all"
-
-
-class Join(StrEnum):
-    """Which rows the match table has."""
-
-    inner = "inner"
-    left = "left"
 
 
 def crossmatch(
@@ -58,15 +28,17 @@ def crossmatch(
         Path | None, typer.Option(help="Folder of coadds. Default: ../healpix beside the zcatalog.")
     ] = None,
     cut: Annotated[
-        QualityCut | None, typer.Option(help="Quality cut. Default: galaxy for a zcatalog, else none.")
+        Literal["galaxy", "original", "none"] | None,
+        typer.Option(help="Quality cut. Default: galaxy for a zcatalog, else none."),
     ] = None,
     radius_arcsec: Annotated[float, typer.Option(help="Largest separation of a match by position.")] = 1.0,
     find: Annotated[
-        Find, typer.Option(help="Keep mutual best matches, or all matches within the radius.")
-    ] = Find.best,
+        Literal["best", "all"],
+        typer.Option(help="Keep mutual best matches, or all matches within the radius."),
+    ] = "best",
     join: Annotated[
-        Join, typer.Option(help="Keep rows that have an image, or all rows of SPECTRA.")
-    ] = Join.inner,
+        Literal["inner", "left"], typer.Option(help="Keep rows that have an image, or all rows of SPECTRA.")
+    ] = "inner",
     ra: Annotated[str | None, typer.Option(help="RA column of SPECTRA. Default: guessed.")] = None,
     dec: Annotated[str | None, typer.Option(help="Dec column of SPECTRA.")] = None,
     image_ra: Annotated[str | None, typer.Option(help="RA column of IMAGES, if it is a table.")] = None,
@@ -85,7 +57,9 @@ def crossmatch(
         typer.Option(help="Fractions of the sky for the training, validation and test sets."),
     ] = (0.8, 0.1, 0.1),
     seed: Seed = 0,
-    engine: Annotated[Engine, typer.Option(help="Match in memory, or with LSDB and Dask.")] = Engine.memory,
+    engine: Annotated[
+        Literal["memory", "lsdb"], typer.Option(help="Match in memory, or with LSDB and Dask.")
+    ] = "memory",
     cluster: Annotated[
         str | None, typer.Option(help="Address of the Dask scheduler for --engine lsdb.")
     ] = None,
@@ -103,8 +77,8 @@ def crossmatch(
 
     split = SplitSettings(fractions, seed=seed)
     settings = CrossmatchSettings(
-        cut and cut.value, radius_arcsec, find.value, join.value, epoch, split,
-        ra, dec, image_ra, image_dec, engine.value, cluster,
+        cut, radius_arcsec, find, join, epoch, split,
+        ra, dec, image_ra, image_dec, engine, cluster,
     )  # fmt: skip
     with out.progress("Crossmatching") as progress:
         report = build_pairs(

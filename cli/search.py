@@ -1,8 +1,7 @@
 """`astroclip search`: the galaxies of a table that are most similar to those named."""
 
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -14,21 +13,6 @@ from .output import output as out
 
 if TYPE_CHECKING:
     from astroclip.search import SearchReport
-
-
-class ExampleEmbedding(StrEnum):
-    """Which embedding of an example in the table."""
-
-    IMAGE = "image"
-    SPECTRUM = "spectrum"
-
-
-class SearchedEmbedding(StrEnum):
-    """Which embeddings are searched."""
-
-    IMAGE = "image"
-    SPECTRUM = "spectrum"
-    BOTH = "both"
 
 
 def search(
@@ -61,11 +45,11 @@ def search(
     ] = None,
     unlike: Annotated[list[str] | None, typer.Option(help="Unlike this galaxy, as KIND=VALUE.")] = None,
     source: Annotated[
-        ExampleEmbedding | None,
+        Literal["image", "spectrum"] | None,
         typer.Option("--from", help="Embedding of the examples that are rows of CATALOG. Default: image."),
     ] = None,
     target: Annotated[
-        SearchedEmbedding | None,
+        Literal["image", "spectrum", "both"] | None,
         typer.Option("--to", help="Embeddings to search among. Default: those of the examples."),
     ] = None,
     k: Annotated[int, typer.Option("-k", help="Number of galaxies to find.")] = 10,
@@ -121,7 +105,7 @@ def search(
     examples = [Example(kind, value) for kind, values in named.items() for value in values or []]
     examples += [parse_example(text) for text in like or []]
     examples += [parse_example(text, like=False) for text in unlike or []]
-    chosen: dict[str, Any] = {"target": target and target.value, "hdu": hdu, "overwrite": overwrite}
+    chosen: dict[str, Any] = {"target": target, "hdu": hdu, "overwrite": overwrite}
     with out.progress("Indexing" if build_index else "Searching") as progress:
         if build_index:
             if examples or index:
@@ -130,7 +114,7 @@ def search(
             out.result({"index": build_index, "column": facts.column, "rows": facts.rows, "bad": facts.bad})
             return
         report = search_catalog(
-            catalog, examples, output, **chosen, source=source and source.value, k=k, where=where,
+            catalog, examples, output, **chosen, source=source, k=k, where=where,
             columns=[name.strip() for name in columns.split(",")] if columns else None,
             keep_examples=keep_examples, radius_arcsec=radius_arcsec, ra=ra, dec=dec, model=model,
             device=device, index=index,

@@ -1,8 +1,7 @@
 """`astroclip train`: a spectrum encoder, an image encoder, or the alignment of both."""
 
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -10,18 +9,10 @@ from .output import output as out
 from .slurm import SlurmRequest, submit, takes_slurm
 
 
-class TrainingKind(StrEnum):
-    """What can be trained."""
-
-    SPECTRUM = "spectrum"
-    IMAGE = "image"
-    CLIP = "clip"
-
-
 @takes_slurm
 def train(
     kind: Annotated[
-        TrainingKind,
+        Literal["spectrum", "image", "clip"],
         typer.Argument(help="Spectrum encoder (SpecFormer), image encoder (DINOv2), or their alignment."),
     ],
     data: Annotated[
@@ -59,7 +50,7 @@ def train(
 ) -> None:
     """Train a model on DATA. A run that is interrupted saves its state, and --resume continues it."""
     work = {
-        "kind": kind.value, "data": data, "run": run, "config": config, "overrides": settings or [],
+        "kind": kind, "data": data, "run": run, "config": config, "overrides": settings or [],
         "resume": resume, "overwrite": overwrite,
     }  # fmt: skip
     if slurm:

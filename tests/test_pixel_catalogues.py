@@ -25,6 +25,7 @@ from astroclip.data.pixel_part import are_pixels
 from astroclip.errors import DataError, UsageError
 from astroclip.predict.embed import embed_catalog, merge_embedded
 from astroclip.schema import EmbedFlag
+from astroclip.search.query_pixels import read_file
 
 IDS = 39627770157896512 + np.arange(4)
 
@@ -294,6 +295,17 @@ def test_pairs_are_embedded_from_both_sides_and_predicted(tmp_path, tiny_model):
     assert predicted["output"] == str(tmp_path / "pairs-redshift.fits")
     table = fitsio.read(predicted["output"])
     assert {"FILE", "Z", "LOG_MSTAR", "Z_PRED_MEAN", "IMAGE_EMBEDDING"} <= set(table.dtype.names)
+
+
+def test_a_search_takes_a_galaxy_of_any_file_of_pixels(tmp_path):
+    pairs = make_pairs(tmp_path / "pairs.h5", 3)
+    coadd = make_coadd(tmp_path / "coadd-1.fits")
+    write_multimodal_spectra(tmp_path / "mmu.hdf5", [11, 12])
+    for modality, name in (("image", f"{pairs}:2"), ("spectrum", f"{pairs}:2"), ("spectrum", f"{coadd}:3"),
+                           ("spectrum", f"{tmp_path / 'mmu.hdf5'}:1")):  # fmt: skip
+        assert not read_file(modality, name, 144).flag[0] & (EmbedFlag.NO_IMAGE | EmbedFlag.NO_SPECTRUM)
+    with pytest.raises(UsageError, match="say which"):
+        read_file("spectrum", str(pairs), 144)
 
 
 def test_pixels_as_parquet(tmp_path, tiny_model):

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from astroclip.data.galaxyzoo import MATCH_RADIUS_ARCSEC, is_galaxy_zoo, read_galaxy_zoo
-from astroclip.data.kinds import HDF5_SIGNATURE
+from astroclip.data.kinds import Kind, find_kind
 from astroclip.data.labels import Labels
 from astroclip.data.lookup import RowLookup
 from astroclip.data.provabgs import read_provabgs
@@ -135,7 +135,7 @@ def open_labels(path: str | Path, radius_arcsec: float, taken: set[str]) -> Labe
         If the table cannot be read, or has neither an identifier nor a position.
     """
     file = Path(path)
-    if _is_hdf5(file):
+    if file.is_file() and find_kind(file) is Kind.HDF5:
         labels = read_provabgs(file)
         sha256 = fingerprint_of(file, str(path))["sha256"]
         return LabelTable(file.name, *_split(labels), radius_arcsec, taken, sha256)
@@ -146,14 +146,6 @@ def open_labels(path: str | Path, radius_arcsec: float, taken: set[str]) -> Labe
         else:
             labels, who = _read_table(table)
         return LabelTable(file.name, labels, who, radius_arcsec, taken, table.fingerprint["sha256"])
-
-
-def _is_hdf5(path: Path) -> bool:
-    """Tell by its first bytes whether a file is HDF5."""
-    if not path.is_file():
-        return False
-    with path.open("rb") as file:
-        return file.read(len(HDF5_SIGNATURE)) == HDF5_SIGNATURE
 
 
 def _split(labels: Labels) -> tuple[Labels, Who]:

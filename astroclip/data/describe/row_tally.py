@@ -30,27 +30,12 @@ from astroclip.tables.missing import Taken, is_missing, sentinel_lines, to_quant
 
 # what tells a row apart: the columns of the first group of which all are there
 ID_COLUMNS = (
-    (TARGETID, "SURVEY", "PROGRAM"),
-    (TARGETID,),
-    ("RELEASE", "BRICKID", "OBJID"),
-    ("PLATE", "MJD", "FIBERID"),
-    ("CATALOGID", "MJD"),
-    ("SPECOBJID",),
-    ("OBJECT_ID",),
-    ("SOURCE_ID",),
-    ("IAUNAME",),
-    ("ID",),
-)
-COUNTED = (
-    "OBJTYPE",
-    "SPECTYPE",
-    "CLASS",
-    "SURVEY",
-    "PROGRAM",
-    "REASON",
-    "MATCH_METHOD",
-    "Z_GOOD",
-)  # few values each
+    (TARGETID, "SURVEY", "PROGRAM"), (TARGETID,), ("RELEASE", "BRICKID", "OBJID"),
+    ("PLATE", "MJD", "FIBERID"), ("CATALOGID", "MJD"), ("SPECOBJID",), ("OBJECT_ID",), ("SOURCE_ID",),
+    ("IAUNAME",), ("ID",),
+)  # fmt: skip
+# columns with few values
+COUNTED = ("OBJTYPE", "SPECTYPE", "CLASS", "SURVEY", "PROGRAM", "REASON", "MATCH_METHOD", "Z_GOOD")
 ZERO_IS_GOOD = ("COADD_FIBERSTATUS", "ZWARN", "ZWARNING")
 FLAGS: dict[str, type[IntFlag]] = {EMBED_FLAG: EmbedFlag, PREDICT_FLAG: PredictFlag}
 EMBEDDINGS = {IMAGE_EMBEDDING: EmbedFlag.NO_IMAGE, SPECTRUM_EMBEDDING: EmbedFlag.NO_SPECTRUM}
@@ -93,13 +78,9 @@ class RowTally:
         pixels = [n for name in (IVAR, FLUX, IMAGE, WAVE) if (n := self._find(name)) and self._is_long(n)]
         self._dead = {n: 0 for n in pixels if n.upper() != WAVE}
         self._unsorted = {n: 0 for n in pixels if n.upper() == WAVE}
-        scalars = [
-            name for name in self._known if self._is_scalar(name, "float", "int", "uint", "bool", "str")
-        ]
-        infinite = (-np.inf, np.inf)
-        self._quantities = [
-            n for n in scalars if self._is_scalar(n, "float") and possible_range(n) != infinite
-        ]
+        scalars = [n for n in self._known if self._is_scalar(n, "float", "int", "uint", "bool", "str")]
+        numbers = [n for n in scalars if self._is_scalar(n, "float")]
+        self._quantities = [n for n in numbers if possible_range(n) != (-np.inf, np.inf)]
         parts = (self.identity, self._range, self._counted, self._nonzero, self._flags, self._without, pixels,
                  self._quantities, scalars if every else ())  # fmt: skip
         self.names = list(dict.fromkeys(name for part in parts for name in part))

@@ -25,9 +25,11 @@ def inspect(
     from astroclip.data.describe import inspect_file, read_sample
 
     if plot:
+        from astroclip.files import check_outputs
         from astroclip.plots import check_figure, plot_pairs
 
         check_figure(plot, overwrite)
+        check_outputs([plot], [file], overwrite)
     with out.progress("Inspecting"):
         report = inspect_file(file, ra, dec)
     _print_report(report)

@@ -202,9 +202,22 @@ def test_killed_while_the_output_is_made(source: Path, out: Path, monkeypatch: p
     monkeypatch.setattr("astroclip.tables.arrow_append.write_batches", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         append_all(source, out / "out.parquet")
+    monkeypatch.undo()
+
+    def fill(self: object, batch: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(pq.ParquetWriter, "write_table", fill)
+    columns, values = simple_columns(12)
+    with (
+        open_table(source) as opened,
+        pytest.raises(DataError, match="the disk or quota is full"),
+        append_columns(opened, out / "out.parquet", columns, resume=True) as appending,
+    ):
+        assert appending.done == 12
+    assert names_in(out) == [".out.parquet.part", ".out.parquet.part.json"]
     (out / ".out.parquet.part.whole").write_bytes(b"half of it")
     monkeypatch.undo()
-    columns, values = simple_columns(12)
     with (
         open_table(source) as opened,
         append_columns(opened, out / "out.parquet", columns, resume=True) as appending,

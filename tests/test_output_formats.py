@@ -6,6 +6,7 @@ from typing import Any
 
 import fitsio
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from astropy.io import fits
@@ -201,6 +202,19 @@ def test_dropping_a_new_column(tmp_path: Path) -> None:
     names = fitsio.FITS(str(tmp_path / "out.fits"))["ZCATALOG"].get_colnames()
     assert [name for name in ("BIG", "U16") if name in names] == []
     assert names[-1] == "COVARIANCE"
+
+
+def test_new_text_beyond_ascii(tmp_path: Path) -> None:
+    source = write_parquet(tmp_path / "in.parquet", pa.table({"A": [1, 2]}))
+    for form, expected in (("fits", "sph?re"), ("vot", "sphère"), ("csv", "sphère")):
+        output = tmp_path / f"out.{form}"
+        with (
+            open_table(source) as table,
+            append_columns(table, output, [ColumnSpec("T", "U6")]) as appending,
+        ):
+            appending.write({"T": np.array(["sphère", "disk"])})
+        with open_table(output) as table:
+            assert table.read(["T"])["T"].tolist() == [expected, "disk"]
 
 
 NEW = (

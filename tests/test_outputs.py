@@ -7,7 +7,9 @@ from typing import Any
 import fitsio
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
+from astroclip.cli.main import app
 from astroclip.crossmatch.build import build_pairs
 from astroclip.errors import UsageError
 from astroclip.evaluate import evaluate_table
@@ -36,6 +38,7 @@ CASES: list[tuple[Callable[..., Any], dict[str, Any]]] = [
     (build_pairs, {"output": "new.fits", "images": "images.fits", "rejects": "new.fits"}),
     (build_pairs, {"output": "spectra", "images": "images.fits", "labels": ["spectra.fits"]}),
     (evaluate_table, {"output": "folder", "images": "folder"}),
+    (embed_catalog, {"output": "folder/cutout.fits", "images": "folder"}),
 ]  # fmt: skip
 
 
@@ -45,13 +48,22 @@ def test_no_output_is_an_input_or_another_output(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "cutout.fits").write_text("a cut-out")
     for name in ("in.fits", "images.fits", "spectra.fits", "reference.fits", "index.fits"):
         (tmp_path / name).write_text(name)
     fitsio.write(str(tmp_path / "in.fits"), np.zeros(2, [("RA", "f8"), ("DEC", "f8")]), clobber=True)
     (tmp_path / "link.fits").symlink_to("images.fits")
     given = {name: value + ".fits" if value == "index" else value for name, value in given.items()}
-    before = {path: path.is_file() and path.read_bytes() for path in tmp_path.iterdir()}
+    before = {path: path.is_file() and path.read_bytes() for path in tmp_path.rglob("*")}
     examples = [[parse_example("image=images.fits")]] if verb is search_catalog else []
-    with pytest.raises(UsageError, match=r"is an input of this run|is named for two outputs"):
+    with pytest.raises(UsageError, match=r"is an input of this run|is named for two|which this run reads"):
         verb("in.fits", *examples, **given, overwrite=True)
-    assert {path: path.is_file() and path.read_bytes() for path in tmp_path.iterdir()} == before
+    assert {path: path.is_file() and path.read_bytes() for path in tmp_path.rglob("*")} == before
+
+
+def test_a_picture_does_not_replace_what_it_shows(tmp_path: Path) -> None:
+    picture = tmp_path / "cutout.png"
+    picture.write_bytes(b"\x89PNG")
+    done = CliRunner().invoke(app, ["inspect", str(picture), "--plot", str(picture), "--overwrite"])
+    assert isinstance(done.exception, UsageError) or done.exit_code == 2
+    assert picture.read_bytes() == b"\x89PNG"

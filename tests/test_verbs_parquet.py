@@ -63,6 +63,8 @@ def test_embed_in_shards(galaxies: Path, embedded: Path, tiny_model: Path, tmp_p
 def test_embed_to_fits(galaxies: Path, tiny_model: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="--drop WHEN"):
         embed_catalog(galaxies, tmp_path / "out.fits", model=tiny_model)
+    with pytest.raises(DataError, match="--drop WHEN"):
+        embed_catalog(galaxies, tmp_path / "out.fits", model=tiny_model, dry_run=True)
     assert names_in(tmp_path) == []
     drop = ["WHEN", "WHEN_UTC", "DAY", "EXACT", "PNG", "HASH", "WORDS", "map", "IMAGE"]
     embed_catalog(galaxies, tmp_path / "out.fits", model=tiny_model, drop=drop)

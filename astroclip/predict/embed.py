@@ -26,7 +26,7 @@ from astroclip.model.embedder import Embedder, load_model
 from astroclip.model.hub import SHIPPED
 from astroclip.model.inputs import NOTHING, InputOptions, ModelInputs, PixelInputs, open_inputs
 from astroclip.schema import BANDS, EMBED_FLAG, IMAGE_EMBEDDING, SPECTRUM_EMBEDDING, ColumnSpec, EmbedFlag
-from astroclip.tables import Table, append_columns, merge_shards
+from astroclip.tables import Table, append_columns, check_append, merge_shards
 from astroclip.tables.outputs import SHARD_FORMATS, default_output, output_format
 
 COLUMN = {"image": IMAGE_EMBEDDING, "spectrum": SPECTRUM_EMBEDDING}
@@ -139,6 +139,8 @@ def embed_catalog(
         sources = _find_sources(found, embedders[0], images, spectra, options)
         _check_kept(table, sources)
         if dry_run:
+            new = _new_columns(embedders[0], sources)
+            check_append(table, output, new, drop=drop, overwrite_columns=overwrite)
             return EmbedReport(output, 0, 0, dict.fromkeys(sources, 0), {}, {}, time.monotonic() - begin)
         block_size = max(MIN_BLOCK, 2 * embedders[0].batch_size)
         first, last = _shard_rows(table.nrows, part, block_size)

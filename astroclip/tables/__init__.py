@@ -5,7 +5,7 @@
 """
 
 from astroclip.tables.anytable import Column, Table
-from astroclip.tables.append import append_columns
+from astroclip.tables.append import append_columns, check_append
 from astroclip.tables.appender import Appender
 from astroclip.tables.arrowtable import ArrowTable
 from astroclip.tables.fitstable import FitsTable
@@ -23,6 +23,7 @@ __all__ = [
     "Table",
     "TableFormat",
     "append_columns",
+    "check_append",
     "find_format",
     "is_hats",
     "merge_shards",

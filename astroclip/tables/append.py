@@ -14,7 +14,7 @@ from astroclip.tables.appender import Appender
 from astroclip.tables.arrow_append import ArrowAppender, plan_arrow
 from astroclip.tables.arrowtable import ArrowTable
 from astroclip.tables.fits_append import FitsAppender
-from astroclip.tables.fitscopy import open_fits_copy
+from astroclip.tables.fitscopy import fits_columns, open_fits_copy
 from astroclip.tables.fitstable import FitsTable
 from astroclip.tables.layout import lay_out, shard_cards
 from astroclip.tables.outputs import SHARD_FORMATS, OutputFormat, output_format
@@ -91,8 +91,7 @@ def append_columns(
         If the output's format cannot hold a column (the message names it), the folder cannot be written, the
         disk is too small, or the table changed.
     """
-    if not isinstance(table, FitsTable | ArrowTable):
-        raise TypeError(f"a {type(table).__name__}, expected what open_table gives")
+    table = _known(table)
     name, target = str(output), Path(os.path.realpath(output))
     form = output_format(name)
     check_output(target, name, overwrite)
@@ -136,6 +135,32 @@ def append_columns(
         except BaseException:
             appender.suspend()
             raise
+
+
+def check_append(
+    table: Table,
+    output: str | Path,
+    columns: Sequence[ColumnSpec],
+    *,
+    drop: Sequence[str] = (),
+    overwrite_columns: bool = False,
+) -> None:
+    """Refuse what `append_columns` would refuse of the columns; nothing is written and no row is read."""
+    known = _known(table)
+    dropped, form = _check_names(known, columns, drop), output_format(output)
+    if form is not OutputFormat.FITS:
+        plan_arrow(known, columns, dropped, form, overwrite_columns)
+    elif isinstance(known, ArrowTable):
+        fits_columns(known, {name for name in table.columns if name.upper() in dropped})
+    else:
+        lay_out(known, columns, [], (0, table.nrows), overwrite_columns, dropped)
+
+
+def _known(table: Table) -> FitsTable | ArrowTable:
+    """Return a table of one of the two kinds that `open_table` gives."""
+    if not isinstance(table, FitsTable | ArrowTable):
+        raise TypeError(f"a {type(table).__name__}, expected what open_table gives")
+    return table
 
 
 def _check_names(

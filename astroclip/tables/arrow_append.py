@@ -156,8 +156,12 @@ class ArrowAppender(Appender):
         said = {key.decode(): text.decode() for key, text in (self._plan.schema.metadata or {}).items()}
         add_metadata(said, self._run["metadata"])
         schema, finished = self._plan.schema.with_metadata(said), self._part.finished
-        with writing(self._part.name):
-            write_batches(self._form, finished, schema, self._batches(schema), self._codec())
+        try:
+            with writing(self._part.name):
+                write_batches(self._form, finished, schema, self._batches(schema), self._codec())
+        except BaseException:
+            finished.unlink(missing_ok=True)  # may fill the disk
+            raise
         self._check_unchanged()
         self._part.publish(finished)
 

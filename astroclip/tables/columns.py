@@ -237,7 +237,8 @@ def to_stored(values: NDArray[Any], spec: ColumnSpec) -> NDArray[Any]:
         native = np.ascontiguousarray(values, dtype).view(f"u{dtype.itemsize}")
         flipped = native ^ native.dtype.type(1 << (8 * dtype.itemsize - 1))
         return flipped if dtype.name == "int8" else flipped.view(f"i{dtype.itemsize}")
-    return np.char.encode(values, "ascii") if values.dtype.kind == "U" else values
+    # FITS text is ASCII
+    return np.char.encode(values, "ascii", "replace") if values.dtype.kind == "U" else values
 
 
 def column_cards(spec: ColumnSpec, number: int, null: int | None = None) -> list[Card]:

@@ -139,7 +139,7 @@ def write_fits_copy(table: ArrowTable, target: BinaryIO, drop: Collection[str] =
     DataError
         If FITS cannot hold a column; the message names all of them. Or the disk is full.
     """
-    columns = _choose(table, drop)
+    columns = fits_columns(table, drop)
     looked = [stored for stored in columns if stored.needs_a_look]
     for values in _blocks(table, [stored.column for stored in looked]):
         for stored in looked:
@@ -165,7 +165,7 @@ def open_fits_copy(table: ArrowTable, scratch: Path | None, drop: Collection[str
     return FitsTable(table.source, 1, name=table.name, file=file)
 
 
-def _choose(table: ArrowTable, drop: Collection[str]) -> list[StoredColumn]:
+def fits_columns(table: ArrowTable, drop: Collection[str]) -> list[StoredColumn]:
     """Return the columns of the copy, or say which FITS cannot hold."""
     dropped = {table.column(name).name for name in drop}
     columns = [StoredColumn(c) for name, c in table.columns.items() if name not in dropped]

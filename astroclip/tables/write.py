@@ -201,8 +201,6 @@ def _to_rows(
         values, null = block[spec.name], nulls.get(spec.name)
         if np.ma.isMaskedArray(values) and null is not None and values.dtype.kind in "iu":
             values = values.filled(null)
-        if values.dtype.kind == "U":  # FITS allows ASCII only
-            values = np.char.encode(np.ma.getdata(values), "ascii", "replace")
         rows[f"c{i}"] = to_stored(values, spec)
     return rows
 

@@ -145,3 +145,22 @@ def test_folders_that_cannot_be_used(survey, tmp_path):
     with pytest.raises(DataError, match=r"expected hats\.properties in"):
         open_table(tmp_path / "hats")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["few", "hats"]
+
+
+def test_nested_images_are_paired(survey, tmp_path):
+    """Planes in another order of bands, in a struct column, as the Multimodal Universe has them in HATS."""
+    images = np.empty(len(survey.stein["images"]), object)
+    images[:] = [
+        {"band": ["DES-Z", "DES-G", "DES-R"], "flux": image[[2, 0, 1]].tolist(), "scale": [0.262] * 3}
+        for image in survey.stein["images"]
+    ]
+    write_hats(tmp_path / "hats", image_table(survey) | {"image": images}, "ra", "dec")
+    expected = build_pairs(survey.catalogue, survey.images, tmp_path / "a")
+    found = build_pairs(survey.catalogue, tmp_path / "hats", tmp_path / "b")
+    assert (found.reasons, found.pair_rows) == (expected.reasons, expected.pair_rows)
+    read = []
+    for name in "ab":
+        with open_pairs(tmp_path / f"{name}.h5") as pairs:
+            read.append(pairs.read(["targetid", "image"]))
+    np.testing.assert_array_equal(read[0]["targetid"], read[1]["targetid"])
+    np.testing.assert_allclose(read[0]["image"], read[1]["image"], rtol=1e-6)

@@ -11,6 +11,7 @@ from astropy.table import MaskedColumn, Table
 from builders_hats import write_hats
 from builders_hdf5 import write_provabgs
 
+from astroclip.data import label_tables
 from astroclip.data.label_tables import open_labels
 from astroclip.errors import DataError
 from astroclip.tables.identity import Who
@@ -50,7 +51,7 @@ def test_rows_are_found_by_targetid(tmp_path, suffix):
         write_hats(tmp_path / "l", columns)
     else:
         write(tmp_path / "l", columns, suffix)
-    labels = open_labels(next(tmp_path.iterdir()), 1.0, set())
+    labels = open_labels(next(tmp_path.iterdir()), 1.0, set()).load()
     found = labels.find(who(TARGETID=[FAST + 3, FAST + 1, FAST + 1, FAST + 9, -1]))
     masses = labels.take(found.row)["MASS"]
     np.testing.assert_array_equal(masses, [8, 10, 10, np.nan, np.nan])
@@ -64,7 +65,7 @@ def test_survey_and_program_tell_rows_apart_where_both_have_them(tmp_path, label
     """TARGETID 1 is in both programs, 2 in one; without the columns on both sides 1 is ambiguous."""
     columns = {"TARGETID": [1, 1, 2], "MASS": [9.0, 10.0, 11.0]}
     more = {"SURVEY": ["main"] * 3, "PROGRAM": ["dark", "bright", "dark"]}
-    labels = open_labels(write(tmp_path / "l", columns | (more if labels_have else {})), 1.0, set())
+    labels = open_labels(write(tmp_path / "l", columns | (more if labels_have else {})), 1.0, set()).load()
     ids = {"TARGETID": [1, 1, 2, 2]} | (
         {"SURVEY": ["main"] * 4, "PROGRAM": ["bright", "dark", "dark", "bright"]} if rows_have else {}
     )
@@ -89,7 +90,7 @@ def test_an_ambiguous_key_is_not_resolved_by_order(tmp_path):
 
 def test_a_galaxy_with_an_identifier_is_not_joined_by_position(tmp_path):
     columns = {"TARGETID": [1, 2], "RA": [10.0, 20.0], "DEC": [0.0, 0.0], "MASS": [9.0, 10.0]}
-    labels = open_labels(write(tmp_path / "l", columns), 1.0, set())
+    labels = open_labels(write(tmp_path / "l", columns), 1.0, set()).load()
     found = labels.find(who(ra=[10, 20, 20, 20], dec=[0] * 4, TARGETID=[1, 3, -1, 1]))
     assert found.row.tolist() == [0, -1, 1, 0]
 
@@ -104,7 +105,7 @@ def test_rows_are_found_by_position_in_any_unit(tmp_path, unit):
     path = write(tmp_path / "l", columns | {"MASS": np.arange(4.0)})
     if unit != "sexagesimal":
         set_units(path, RA=unit, DEC="deg")
-    labels = open_labels(path, 1.0, set())
+    labels = open_labels(path, 1.0, set()).load()
     found = labels.find(who(ra=[*ra, 10.0, np.nan], dec=[*(dec - 0.3 * ARCSEC), 0, 0]))
     assert found.row.tolist() == [0, 1, 2, 3, -1, -1]
 
@@ -112,7 +113,7 @@ def test_rows_are_found_by_position_in_any_unit(tmp_path, unit):
 def test_the_nearest_row_is_taken_unless_two_are_of_one_place(tmp_path):
     offsets = np.array([0.3, -0.5, 0.4, 0.41, 3.0])
     columns = {"ra": [10, 10, 20, 20, 30], "dec": offsets * ARCSEC, "mass": np.arange(5.0)}
-    labels = open_labels(write(tmp_path / "l", columns, "csv"), 1.0, set())
+    labels = open_labels(write(tmp_path / "l", columns, "csv"), 1.0, set()).load()
     found = labels.find(who(ra=[10, 20, 30, 20], dec=[0, 0, 0, 0.9 * ARCSEC]))
     assert found.row.tolist() == [0, -1, -1, -1]
     assert found.ambiguous.tolist() == [False, True, False, True]
@@ -121,10 +122,10 @@ def test_the_nearest_row_is_taken_unless_two_are_of_one_place(tmp_path):
 
 def test_other_keys_join_too(tmp_path):
     ids = {"PLATE": [266, 266], "MJD": [51602, 51602], "FIBERID": [1, 2]}
-    labels = open_labels(write(tmp_path / "sdss", ids | {"MASS": [9.0, 10.0]}), 1.0, set())
+    labels = open_labels(write(tmp_path / "sdss", ids | {"MASS": [9.0, 10.0]}), 1.0, set()).load()
     assert labels.find(who(PLATE=[266, 267], MJD=[51602] * 2, FIBERID=[2, 2])).row.tolist() == [1, -1]
     bricks = {"RELEASE": [9010, 9010], "BRICKID": [5, 5], "OBJID": [1, 2]}
-    labels = open_labels(write(tmp_path / "bricks", bricks | {"MASS": [9.0, 10.0]}), 1.0, set())
+    labels = open_labels(write(tmp_path / "bricks", bricks | {"MASS": [9.0, 10.0]}), 1.0, set()).load()
     targetid = 9010 << 42 | 5 << 22 | 2
     assert labels.find(who(TARGETID=[targetid, 4])).row.tolist() == [1, -1]
 
@@ -158,7 +159,7 @@ def test_missing_is_missing_in_every_type(tmp_path, suffix):
         Table(columns).write(path)
     if suffix == "fits":
         undefine_logical(path, "FLAG", 1)  # which astropy does not write
-    labels = open_labels(path, 1.0, set())
+    labels = open_labels(path, 1.0, set()).load()
     assert labels.columns["F"].dtype == np.float32
     np.testing.assert_array_equal(labels.columns["F"], [1.5, np.nan, 2.5])
     lowest = np.iinfo(np.int64).min
@@ -179,7 +180,7 @@ def test_sentinels_are_missing_and_counted(tmp_path):
         "ANY": [0.0, -99, 1, 2, -9999],
         "COUNT": [0, 1, 2, -999, -5],
     }
-    labels = open_labels(write(tmp_path / "l", columns), 1.0, set())
+    labels = open_labels(write(tmp_path / "l", columns), 1.0, set()).load()
     np.testing.assert_array_equal(labels.columns["LOGMSTAR"], [10, np.nan, np.nan, 11, np.nan])
     np.testing.assert_array_equal(labels.columns["ANY"], [0, np.nan, 1, 2, np.nan])
     assert labels.columns["COUNT"].tolist() == [0, 1, 2, -1, -5]
@@ -191,8 +192,8 @@ def test_sentinels_are_missing_and_counted(tmp_path):
 def test_names_that_are_taken_get_a_number(tmp_path):
     path = write(tmp_path / "l", {"TARGETID": [1], "Z": [0.1], "mass": [9.0]})
     taken = {"Z", "Z_2"}
-    assert list(open_labels(path, 1.0, taken).columns) == ["Z_3", "mass"]
-    assert list(open_labels(path, 1.0, taken).columns) == ["Z_4", "mass_2"]
+    assert list(open_labels(path, 1.0, taken).load().columns) == ["Z_3", "mass"]
+    assert list(open_labels(path, 1.0, taken).load().columns) == ["Z_4", "mass_2"]
     assert {"Z_4", "MASS_2"} <= taken
 
 
@@ -205,7 +206,7 @@ def test_vectors_are_labels_and_lists_of_varying_length_are_none(tmp_path):
         ]
     )
     hdu.writeto(tmp_path / "l.fits")
-    labels = open_labels(tmp_path / "l.fits", 1.0, set())
+    labels = open_labels(tmp_path / "l.fits", 1.0, set()).load()
     assert list(labels.columns) == ["COEFF"]
     taken = labels.take(np.array([1, -1]))["COEFF"]
     np.testing.assert_array_equal(taken, [[3, 4, 5], [np.nan] * 3])
@@ -229,7 +230,7 @@ def write_fastspecfit(path):
 
 def test_aligned_tables_of_one_file_are_one(tmp_path):
     path = write_fastspecfit(tmp_path / "fast.fits")
-    labels = open_labels(path, 1.0, set())
+    labels = open_labels(path, 1.0, set()).load()
     assert list(labels.columns) == ["Z", "LOGMSTAR", "SFR", "OIII_5007_FLUX"]
     ids = {"TARGETID": FAST + np.array([2, 0]), "SURVEY": ["main", "main"], "PROGRAM": ["dark", "bright"]}
     found = labels.take(labels.find(who(**ids)).row)
@@ -239,7 +240,7 @@ def test_aligned_tables_of_one_file_are_one(tmp_path):
 
 def test_an_hdu_can_be_named(tmp_path):
     write_fastspecfit(tmp_path / "fast.fits")
-    labels = open_labels(f"{tmp_path}/fast.fits#SPECPHOT", 1.0, set())
+    labels = open_labels(f"{tmp_path}/fast.fits#SPECPHOT", 1.0, set()).load()
     assert list(labels.columns) == ["LOGMSTAR", "SFR"]
     assert labels.name == "fast.fits#SPECPHOT"
     assert len(labels.sha256) == 64
@@ -247,7 +248,7 @@ def test_an_hdu_can_be_named(tmp_path):
 
 def test_provabgs_has_its_cuts_and_its_facts(tmp_path):
     truth = write_provabgs(tmp_path / "p.hdf5")
-    labels = open_labels(tmp_path / "p.hdf5", 1.0, set())
+    labels = open_labels(tmp_path / "p.hdf5", 1.0, set()).load()
     found = labels.find(who(TARGETID=truth["TARGETID"]))
     assert np.flatnonzero(found.row < 0).tolist() == [0, 1, 2]
     assert labels.facts["IMF"] == "Chabrier 2003"
@@ -266,3 +267,34 @@ def test_what_cannot_be_joined_is_told(tmp_path):
     set_units(far, RA="furlong", DEC="furlong")
     with pytest.raises(DataError, match="furlong"):
         open_labels(far, 1.0, set())
+
+
+def test_only_what_is_wanted_is_loaded_and_all_rows_tell_the_scale(tmp_path):
+    """Of one metallicity of -0.3 nobody can tell whether it is a logarithm; of the whole table one can."""
+    columns = {"TARGETID": np.arange(5), "METALLICITY": [-0.3, 0.1, -0.2, 0.0, -999], "NOTE": list("abcde")}
+    for name, values in (("logs", columns["METALLICITY"]), ("fractions", [0.02, 0.1, 0.01, 0.0, -999])):
+        path = write(tmp_path / name, columns | {"METALLICITY": values}, "parquet")
+        labels = open_labels(path, 1.0, set())
+        found = labels.find(who(TARGETID=[3, 0, 3, 7, 4]))
+        labels.load(np.unique(found.row[found.row >= 0]))
+        assert labels.columns["NOTE"].tolist() == [b"a", b"d", b"e"]
+        zero = 0.0 if name == "logs" else np.nan
+        taken = labels.take(found.row)
+        np.testing.assert_array_equal(taken["METALLICITY"], [zero, values[0], zero, np.nan, np.nan])
+        assert taken["NOTE"].tolist() == [b"d", b"a", b"d", b"", b"e"]
+
+
+def test_many_blocks_are_loaded_as_one(tmp_path, monkeypatch, rng):
+    monkeypatch.setattr(label_tables, "BLOCK_ROWS", 7)
+    n = 100
+    flags = MaskedColumn(rng.integers(0, 5, n), mask=np.arange(n) == 50)
+    columns = {"TARGETID": rng.permutation(n), "MASS": rng.normal(10, 1, n), "FLAG": flags}
+    labels = open_labels(write(tmp_path / "l", columns), 1.0, set())
+    wanted = rng.integers(0, n + 20, 40)
+    found = labels.find(who(TARGETID=wanted))
+    taken = labels.load(np.unique(found.row[found.row >= 0])).take(found.row)
+    place = {int(i): k for k, i in enumerate(columns["TARGETID"])}
+    mass = [columns["MASS"][place[i]] if i < n else np.nan for i in wanted.tolist()]
+    flag = [flags.filled(-1)[place[i]] if i < n else -1 for i in wanted.tolist()]
+    np.testing.assert_array_equal(taken["MASS"], mass)
+    np.testing.assert_array_equal(taken["FLAG"], flag)

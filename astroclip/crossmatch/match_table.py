@@ -148,7 +148,7 @@ class RejectTable:
 def find_labels(
     labels: list[LabelTable], spectra: SpectraTable, plan: Plan
 ) -> list[tuple[LabelTable, LabelRows]]:
-    """Return for each table of labels which of its rows belongs to each row of the match table."""
+    """Return for each table of labels which of its rows belongs to each of the match table; load those."""
     m = len(plan.row)
     rows = [LabelRows(np.full(m, -1), np.zeros(m, bool)) for _ in labels]
     for start in range(0, spectra.nrows if labels else 0, BLOCK_ROWS):
@@ -157,6 +157,8 @@ def find_labels(
         who = spectra.who.read({name: values[plan.row[a:b] - start] for name, values in block.items()}, start)
         for found, one in zip(rows, labels, strict=True):
             found.row[a:b], found.ambiguous[a:b] = one.find(who)
+    for found, one in zip(rows, labels, strict=True):
+        one.load(np.unique(found.row[found.row >= 0]))
     return list(zip(labels, rows, strict=True))
 
 

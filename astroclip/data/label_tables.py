@@ -4,9 +4,10 @@ Any catalogue, and what surveys publish of labels (`data.provabgs`, `data.galaxy
 Shapes: n rows of the table of labels, m galaxies that look for their labels.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,13 +19,15 @@ from astroclip.data.lookup import RowLookup
 from astroclip.data.provabgs import read_provabgs
 from astroclip.errors import DataError
 from astroclip.files import fingerprint_of
-from astroclip.schema import TARGETID, ColumnSpec
+from astroclip.schema import ANY_SCALE, TARGETID, ColumnSpec, possible_range
 from astroclip.sky import match_sky
 from astroclip.tables import Column, Table, open_table
 from astroclip.tables.identity import Who, find_who
-from astroclip.tables.missing import Taken, is_missing, sentinel_lines, to_quantity
+from astroclip.tables.missing import Taken, find_sentinels, is_missing, sentinel_lines, to_floats, to_quantity
 
+BLOCK_ROWS = 1 << 15  # read at a time
 SAME_PLACE_ARCSEC = 0.1  # two rows whose distances to a galaxy differ by less are of one place on the sky
+ReadRows = Callable[[list[str], NDArray[np.int64]], dict[str, NDArray[Any]]]  # columns, ascending rows
 
 
 class LabelRows(NamedTuple):
@@ -35,44 +38,69 @@ class LabelRows(NamedTuple):
 
 
 class LabelTable:
-    """The good rows of a table of labels (use `open_labels`).
+    """The good rows of a table of labels (use `open_labels`): who they are, and those that are loaded.
 
     Attributes
     ----------
     name
         Of the file.
+    facts
+        Cards that tell what the labels rest on.
+    sha256
+        Of the file; of the names, sizes and times of a folder's.
     columns
-        Labels, (n,) or (n, k) each, by the names that they get: floats, int64, or texts as bytes.
+        Loaded labels, (k,) or (k, j) each, by the names that they get: floats, int64, or texts as bytes.
     specs
         Type, unit and comment of each, in the same order.
     nulls
         What stands for a missing value in columns of integers.
-    facts
-        Cards that tell what the labels rest on.
     notes
-        What was taken as missing, a sentence each.
-    sha256
-        Of the file; of the names, sizes and times of a folder's.
+        What was taken as missing of what is loaded, a sentence each.
     """
 
     def __init__(
-        self, name: str, labels: Labels, who: Who, radius_arcsec: float, taken: set[str], sha256: str
+        self,
+        name: str,
+        labels: Labels,
+        who: Who,
+        radius_arcsec: float,
+        taken: set[str],
+        sha256: str,
+        read: ReadRows | None = None,
     ) -> None:
         self.name, self.facts, self.radius_arcsec, self.sha256 = name, labels.facts, radius_arcsec, sha256
-        good = np.flatnonzero(labels.good)
-        self._ra, self._dec = who.ra[good], who.dec[good]
-        self._lookup = RowLookup({key: values[good] for key, values in who.ids.items()})
+        self._good = np.flatnonzero(labels.good)
+        self._ra, self._dec = who.ra[self._good], who.dec[self._good]
+        self._lookup = RowLookup({key: values[self._good] for key, values in who.ids.items()})
+        self._published = {_free_name(spec.name, taken): spec for spec in labels.specs}
+        self._read = read or (lambda names, rows: {name: labels.columns[name][rows] for name in names})
+        self._rows = np.zeros(0, np.int64)
         self.columns: dict[str, NDArray[Any]] = {}
         self.specs: list[ColumnSpec] = []
         self.nulls: dict[str, int] = {}
-        sentinels = Taken()
-        for spec in labels.specs:
-            new = _free_name(spec.name, taken)
-            values, null = _to_storable(labels.columns[spec.name][good], spec.name, sentinels)
-            self.columns[new] = values
-            self.nulls |= {} if null is None else {new: null}
-            self.specs.append(spec._replace(name=new, dtype=values.dtype.str.lstrip("<|=")))
-        self.notes = [f"{name}: {line}" for line in sentinel_lines(sentinels)]
+        self.notes: list[str] = []
+
+    def load(self, rows: NDArray[np.int64] | None = None) -> Self:
+        """Read the labels of rows, ascending, as `find` numbers them; by default of all. Return itself."""
+        self._rows = np.arange(len(self._good)) if rows is None else rows
+        published, sentinels = [spec.name for spec in self._published.values()], Taken()
+        read = self._read(published, self._good[self._rows])
+        for name, spec in self._published.items():
+            quantity = self._find_quantity(spec.name)
+            self.columns[name], null = _to_storable(read.pop(spec.name), spec.name, quantity, sentinels)
+            self.nulls |= {} if null is None else {name: null}
+            dtype = self.columns[name].dtype.str.lstrip("<|=")
+            self.specs.append(spec._replace(name=name, dtype=dtype))
+        self.notes = [f"{self.name}: {line}" for line in sentinel_lines(sentinels)]
+        return self
+
+    def _find_quantity(self, name: str) -> str:
+        """Return what a column holds: by its name, or a logarithm, as all rows tell (`find_sentinels`)."""
+        if name.upper() not in ANY_SCALE:
+            return name
+        values = to_floats(self._read([name], self._good)[name])
+        logarithms = (values <= possible_range(name)[0]) & ~find_sentinels(values, name)
+        return "logarithm" if logarithms.any() else name
 
     def find(self, who: Who) -> LabelRows:
         """Find the labels of galaxies; a galaxy observed twice has its labels twice.
@@ -105,17 +133,19 @@ class LabelTable:
         return LabelRows(row, ambiguous)
 
     def take(self, rows: NDArray[np.int64]) -> dict[str, NDArray[Any]]:
-        """Return the labels of rows; where that is -1 NaN, blank, or what `nulls` says."""
-        taken = {}
+        """Return the labels of rows that are loaded; where that is -1 NaN, blank, or what `nulls` says."""
+        taken, place = {}, np.searchsorted(self._rows, rows[rows >= 0])
         for name, values in self.columns.items():
             missing: Any = {"f": np.nan, "S": b""}.get(values.dtype.kind, self.nulls.get(name))
             taken[name] = np.full((len(rows), *values.shape[1:]), missing, values.dtype)
-            taken[name][rows >= 0] = values[rows[rows >= 0]]
+            taken[name][rows >= 0] = values[place]
         return taken
 
 
 def open_labels(path: str | Path, radius_arcsec: float, taken: set[str]) -> LabelTable:
-    """Read a table of labels, all of it; rows that fail the usual cuts of their survey are left out.
+    """Open a table of labels; rows that fail the usual cuts of their survey are left out.
+
+    Who its rows are is held in memory, 100 bytes each, and what `LabelTable.load` is asked for.
 
     Parameters
     ----------
@@ -136,16 +166,16 @@ def open_labels(path: str | Path, radius_arcsec: float, taken: set[str]) -> Labe
     """
     file = Path(path)
     if file.is_file() and find_kind(file) is Kind.HDF5:
-        labels = read_provabgs(file)
         sha256 = fingerprint_of(file, str(path))["sha256"]
-        return LabelTable(file.name, *_split(labels), radius_arcsec, taken, sha256)
-    with open_table(path, join="#" not in file.name) as table:
+        return LabelTable(file.name, *_split(read_provabgs(file)), radius_arcsec, taken, sha256)
+    join = "#" not in file.name
+    with open_table(path, join=join) as table:
+        sha256 = table.fingerprint["sha256"]
         if is_galaxy_zoo(table):
-            labels, who = _split(read_galaxy_zoo(table))
-            radius_arcsec = MATCH_RADIUS_ARCSEC
-        else:
-            labels, who = _read_table(table)
-        return LabelTable(file.name, labels, who, radius_arcsec, taken, table.fingerprint["sha256"])
+            labels = _split(read_galaxy_zoo(table))
+            return LabelTable(file.name, *labels, MATCH_RADIUS_ARCSEC, taken, sha256)
+        labels = _describe(table)
+        return LabelTable(file.name, *labels, radius_arcsec, taken, sha256, partial(_read_rows, path, join))
 
 
 def _split(labels: Labels) -> tuple[Labels, Who]:
@@ -157,8 +187,8 @@ def _split(labels: Labels) -> tuple[Labels, Who]:
     return labels._replace(specs=rest), who
 
 
-def _read_table(table: Table) -> tuple[Labels, Who]:
-    """Read any table."""
+def _describe(table: Table) -> tuple[Labels, Who]:
+    """Return what labels any table has, not yet read, and who they are of."""
     who = find_who(table)
     if not who.ids and not who.has_position:
         raise DataError(
@@ -166,11 +196,31 @@ def _read_table(table: Table) -> tuple[Labels, Who]:
             f"neither; it has {', '.join(list(table.columns)[:20])}"
         )
     wanted = [c for c in table.columns.values() if _is_label(c) and c.name not in who.columns]
-    read = table.read([*(column.name for column in wanted), *who.columns])
-    columns = {column.name: read[column.name] for column in wanted}
     specs = tuple(ColumnSpec(c.name, "", c.shape, c.unit, c.comment) for c in wanted)
-    good = np.ones(table.nrows, bool)
-    return Labels(columns, specs, good, {"LABELSRC": Path(table.name).name}), who.read(read)
+    facts: dict[str, str | float] = {"LABELSRC": Path(table.name).name}
+    return Labels({}, specs, np.ones(table.nrows, bool), facts), who.read(table.read(who.columns))
+
+
+def _read_rows(
+    path: str | Path, join: bool, names: list[str], rows: NDArray[np.int64]
+) -> dict[str, NDArray[Any]]:
+    """Read ascending rows of some columns of a table, block by block."""
+    with open_table(path, join=join) as table:
+        parts = [table.read(names, 0, 0)]
+        for start in range(0, table.nrows, BLOCK_ROWS):
+            a, b = np.searchsorted(rows, [start, start + BLOCK_ROWS])
+            if a < b:
+                block = table.read(names, start, min(start + BLOCK_ROWS, table.nrows))
+                parts.append({name: values[rows[a:b] - start] for name, values in block.items()})
+    return {name: _concatenate([part[name] for part in parts]) for name in names}
+
+
+def _concatenate(parts: list[NDArray[Any]]) -> NDArray[Any]:
+    """Return parts of a column as one, masked if one is."""
+    if any(np.ma.isMaskedArray(part) for part in parts):
+        joined: NDArray[Any] = np.ma.concatenate(parts)
+        return joined
+    return np.concatenate(parts)
 
 
 def _is_label(column: Column) -> bool:
@@ -187,14 +237,16 @@ def _free_name(name: str, taken: set[str]) -> str:
     return free
 
 
-def _to_storable(values: NDArray[Any], name: str, sentinels: Taken) -> tuple[NDArray[Any], int | None]:
+def _to_storable(
+    values: NDArray[Any], name: str, quantity: str, sentinels: Taken
+) -> tuple[NDArray[Any], int | None]:
     """Return values in a type that FITS and HDF5 can hold, and what marks missing ones among integers."""
     # the mark is -1, or the lowest int64 where -1 is a value
     kind = values.dtype.kind
     if kind in "US":
         texts = np.where(is_missing(values), "", np.ma.getdata(values).astype(str))
         return np.char.encode(texts, "ascii", "replace"), None
-    numbers = to_quantity(values, name, sentinels)
+    numbers = to_quantity(values, name, sentinels, f"column '{name}'", quantity)
     if kind == "f":
         return numbers.astype(np.promote_types(values.dtype, np.float32)), None
     if kind == "u" and values.size and np.ma.getdata(values).max() > np.iinfo(np.int64).max:

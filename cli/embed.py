@@ -112,7 +112,7 @@ def _embed(**run: Any) -> None:
 
 def _merge(catalog: list[Path], output: Path | None, shards: int | None, overwrite: bool) -> None:
     """Combine shards."""
-    from astroclip.predict.embed import merge_embedded
+    from astroclip.predict.embed_shards import merge_embedded
 
     out.result({"output": merge_embedded(catalog, output, shards, overwrite=overwrite)})
 
@@ -120,7 +120,8 @@ def _merge(catalog: list[Path], output: Path | None, shards: int | None, overwri
 def _submit(slurm: SlurmRequest, run: dict[str, Any], array: int | None, gpus: int | None) -> None:
     """Embed in a job, or in an array of jobs and a last one that merges; what is wrong is said beforehand."""
     from astroclip.model.inputs import InputOptions
-    from astroclip.predict.embed import embed_catalog, missing_shards
+    from astroclip.predict.embed import embed_catalog
+    from astroclip.predict.embed_shards import missing_shards
 
     if array is not None and run["shard"]:
         raise UsageError("--array makes the shards itself: leave out --shard and --shards")

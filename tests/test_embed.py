@@ -17,7 +17,8 @@ import astroclip
 from astroclip.errors import DataError, UsageError
 from astroclip.model.checkpoint import init_model
 from astroclip.model.embedder import load_model
-from astroclip.predict.embed import embed_catalog, merge_embedded
+from astroclip.predict.embed import embed_catalog
+from astroclip.predict.embed_shards import merge_embedded
 from astroclip.schema import EmbedFlag
 from astroclip.tables import appender
 

@@ -23,7 +23,8 @@ from astroclip.data.pairs import Label, write_pairs
 from astroclip.data.pixel_catalogue import open_pixel_catalogue
 from astroclip.data.pixel_part import are_pixels
 from astroclip.errors import DataError, UsageError
-from astroclip.predict.embed import embed_catalog, merge_embedded
+from astroclip.predict.embed import embed_catalog
+from astroclip.predict.embed_shards import merge_embedded
 from astroclip.schema import EmbedFlag
 from astroclip.search.query_pixels import read_file
 

@@ -15,7 +15,8 @@ from typer.testing import CliRunner
 from astroclip.cli.main import app
 from astroclip.crossmatch.build import build_pairs
 from astroclip.errors import DataError
-from astroclip.predict.embed import embed_catalog, merge_embedded
+from astroclip.predict.embed import embed_catalog
+from astroclip.predict.embed_shards import merge_embedded
 from astroclip.predict.tasks import predict_catalog
 from astroclip.search.examples import parse_example
 from astroclip.search.look_alikes import search_catalog

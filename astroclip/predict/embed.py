@@ -25,9 +25,10 @@ from astroclip.files import check_outputs
 from astroclip.model.embedder import Embedder, load_model
 from astroclip.model.hub import SHIPPED
 from astroclip.model.inputs import NOTHING, InputOptions, ModelInputs, PixelInputs, open_inputs
+from astroclip.predict.embed_shards import check_shard, embed_output, shard_rows
 from astroclip.schema import BANDS, EMBED_FLAG, IMAGE_EMBEDDING, SPECTRUM_EMBEDDING, ColumnSpec, EmbedFlag
-from astroclip.tables import Table, append_columns, check_append, merge_shards
-from astroclip.tables.outputs import SHARD_FORMATS, default_output, output_format
+from astroclip.tables import Table, append_columns, check_append
+from astroclip.tables.outputs import output_format
 
 COLUMN = {"image": IMAGE_EMBEDDING, "spectrum": SPECTRUM_EMBEDDING}
 MIN_BLOCK = 64  # rows read, encoded and written at a time; a killed run loses at most a few blocks
@@ -124,10 +125,10 @@ def embed_catalog(
         Before anything is written, if the catalogue, the sources, the model and the output do not fit.
     """
     begin = time.monotonic()
-    part = _check_shard(shard)
+    part = check_shard(shard)
     paths = list_paths(catalog)
     made = not keep_pixels and are_pixels(paths)
-    output = _output_path(paths[0], output, part)
+    output = embed_output(paths[0], output, part)
     output_format(output)
     check_outputs([output], [*paths, images, spectra], overwrite, own=None if made or drop else paths[0])
     embedders = _load(model, device, precision, batch_size)
@@ -143,7 +144,7 @@ def embed_catalog(
             check_append(table, output, new, drop=drop, overwrite_columns=overwrite)
             return EmbedReport(output, 0, 0, dict.fromkeys(sources, 0), {}, {}, time.monotonic() - begin)
         block_size = max(MIN_BLOCK, 2 * embedders[0].batch_size)
-        first, last = _shard_rows(table.nrows, part, block_size)
+        first, last = shard_rows(table.nrows, part, block_size)
         appender = stack.enter_context(
             append_columns(
                 table,
@@ -175,67 +176,6 @@ def embed_catalog(
         missing = {band: rows for band, rows in lost if rows}
     seconds = time.monotonic() - begin
     return EmbedReport(output, last - first, resumed, embedded, dict(tally), missing, seconds)
-
-
-def merge_embedded(
-    catalog: Paths, output: str | Path | None, shards: int | None, *, overwrite: bool = False
-) -> Path:
-    """Put the finished shards of ``embed_catalog(catalog, output, shard=(i, N))`` together.
-
-    Parameters
-    ----------
-    catalog, output : str or Path
-        As given to `embed_catalog`; by default the output is ``<catalog>-embedded.fits``,
-        or .parquet where the catalogue is Parquet or HATS.
-    shards : int
-        N; all of them must be there.
-    overwrite : bool
-        Replace an output.
-
-    Returns
-    -------
-    Path
-        The output: the same bytes of data as from a run in one go. The shards are kept.
-
-    Raises
-    ------
-    UsageError, DataError
-        If a shard is missing, or they do not come from the same catalogue, model and settings.
-    """
-    if not shards or shards < 1:
-        raise UsageError("--merge needs the number of parts: --shards N")
-    whole = _output_path(list_paths(catalog)[0], output, None)
-    merge_shards([_output_path(whole, whole, (i, shards)) for i in range(shards)], whole, overwrite=overwrite)
-    return whole
-
-
-def missing_shards(output: Path, count: int, overwrite: bool, resume: bool) -> list[tuple[int, int]]:
-    """Return the shards (i, `count`) of an output that have to be written; with `resume`, not those there.
-
-    Raises
-    ------
-    UsageError
-        If there is nothing to write, a shard exists already, or shards of this output cannot be written.
-    """
-    if count < 1:
-        raise UsageError(f"{output}: {count} shards, expected at least 1")
-    paths = [_output_path(output, output, (i, count)) for i in range(count)]
-    missing = [i for i, path in enumerate(paths) if not (resume and path.exists())]
-    if not missing:
-        raise UsageError(f"{output}: all {count} shards are there. Join them with --merge --shards {count}")
-    for i in missing:
-        if output_format(paths[i]) not in SHARD_FORMATS:
-            raise UsageError(f"{paths[i]}: a shard is written as .fits or .parquet")
-        check_outputs([paths[i]], [], overwrite)
-    return [(i, count) for i in missing]
-
-
-def _output_path(catalog: Path, output: str | Path | None, shard: tuple[int, int] | None) -> Path:
-    """Return the file to write, of the whole or of one shard."""
-    path = Path(output) if output else default_output(catalog, "embedded")
-    return (
-        path if shard is None else path.with_name(f"{path.stem}.shard-{shard[0]}-of-{shard[1]}{path.suffix}")
-    )
 
 
 def _load(model: str | Path | Embedder, device: str, precision: str, batch_size: int | str) -> list[Embedder]:
@@ -290,24 +230,6 @@ def _check_kept(table: Table, sources: dict[str, PixelInputs]) -> None:
             "speak of all embeddings of a table, so one run has to write them all: say where both images and "
             "spectra are, or take the catalogue without embeddings"
         )
-
-
-def _check_shard(shard: tuple[int | None, int | None] | None) -> tuple[int, int] | None:
-    """Return the shard if it is one."""
-    if shard is None:
-        return None
-    index, count = shard
-    if index is None or count is None or not 0 <= index < count:
-        raise UsageError(f"shard {index} of {count}: expected --shards N with --shard from 0 to N - 1")
-    return index, count
-
-
-def _shard_rows(nrows: int, shard: tuple[int, int] | None, block_size: int) -> tuple[int, int]:
-    """Return the rows of a shard; cuts lie between blocks, so that shards give the bytes of a whole run."""
-    index, count = shard or (0, 1)
-    blocks = -(-nrows // block_size)
-    first, last = (min(nrows, blocks * i // count * block_size) for i in (index, index + 1))
-    return first, last
 
 
 def _new_columns(embedder: Embedder, sources: dict[str, PixelInputs]) -> list[ColumnSpec]:

@@ -46,14 +46,20 @@ def _print_report(report: "FileReport") -> None:
         return
     rows = "" if report.rows is None else f", {report.rows:,} row{'s' * (report.rows != 1)}"
     out.say(f"{report.path}: {report.kind}{rows}\n")
-    width = max(map(len, report.facts), default=0)
-    for name, value in report.facts.items():
+    facts = dict(report.facts)
+    missing = facts.get("missing values", {})
+    if missing.keys() <= {column.name for column in report.columns}:
+        facts.pop("missing values", None)
+    width = max(map(len, facts), default=0)
+    for name, value in facts.items():
         out.say(f"{name:<{width}}  {_in_words(value)}")
     if report.columns:
         out.say("")
-        shapes = ["x".join(map(str, column.shape)) for column in report.columns]
-        table = [(c.name, c.dtype, shape, c.unit) for c, shape in zip(report.columns, shapes, strict=True)]
-        out.table(("column", "type", "shape", "unit"), table)
+        table = [
+            (c.name, c.dtype, "x".join(map(str, c.shape)), c.unit, missing.get(c.name))
+            for c in report.columns
+        ]
+        out.table(("column", "type", "shape", "unit", "missing"), table)
     out.say(f"\n{len(report.problems) or 'no'} problem{'s' * (len(report.problems) != 1)} found")
     for problem in report.problems:
         out.say(f"  - {problem}")

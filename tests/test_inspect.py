@@ -341,6 +341,7 @@ def test_the_command_prints_columns_with_units(tmp_path):
     text = CliRunner().invoke(app, ["inspect", str(path)], catch_exceptions=False).stdout
     assert "RA      float64         deg" in text
     assert "1 problem found\n  - 1 rows have no position (NaN)" in text
+    assert [line.split()[-1] for line in text.splitlines() if line.startswith("RA ")] == ["1"]  # missing
     as_json = json.loads(CliRunner().invoke(app, ["--json", "inspect", str(path)]).stdout)
     assert as_json["columns"][0] == {"name": "RA", "dtype": "float64", "shape": [], "unit": "deg"}
 

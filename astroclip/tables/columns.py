@@ -87,8 +87,8 @@ def read_columns(hdu: Hdu, name: str) -> list[FitsColumn]:
     columns: list[FitsColumn] = []
     offset = 0
     for number in range(1, hdu.integer("TFIELDS") + 1):
-        column = _read_column(hdu, number, offset, name)
-        columns.append(column)
+        column, repeat, dims = _read_column(hdu, number, offset, name)
+        columns.append(_as_read(column, repeat, dims))
         offset += column.width
     if offset != hdu.integer("NAXIS1"):
         raise DataError(
@@ -97,8 +97,8 @@ def read_columns(hdu: Hdu, name: str) -> list[FitsColumn]:
     return columns
 
 
-def _read_column(hdu: Hdu, number: int, offset: int, name: str) -> FitsColumn:
-    """Read the cards of one column."""
+def _read_column(hdu: Hdu, number: int, offset: int, name: str) -> tuple[FitsColumn, int, tuple[int, ...]]:
+    """Read the cards of one column: how it is stored, its repeat count, and its TDIM."""
     header = hdu.header
     title = str(header.get(f"TTYPE{number}", f"COL{number}")).strip()
     form = str(header.get(f"TFORM{number}", "")).strip()
@@ -126,7 +126,7 @@ def _read_column(hdu: Hdu, number: int, offset: int, name: str) -> FitsColumn:
         lists=bool(descriptor) and letter != "A", hdu=hdu.index, number=number, form=match[0], letter=letter,
         descriptor=descriptor, offset=offset, width=width, scale=scale, zero=zero,
     )  # fmt: skip
-    return _as_read(column, repeat, _dims(header.get(f"TDIM{number}")))
+    return column, repeat, _dims(header.get(f"TDIM{number}"))
 
 
 def _comment(header: fits.Header, key: str) -> str:

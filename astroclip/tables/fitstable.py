@@ -73,13 +73,15 @@ class FitsTable(Table):
         if self.is_compressed:
             return
         self._refuse_columns_as_rows()
-        self._add_columns(self.table)
-        if join:
-            for other in self.hdus:
-                if other is not self.table and other.is_table and self._is_aligned(other):
-                    self._add_columns(other)
-                    self.place += f" + {other}"
-                    self.others.remove(str(other))
+        for column in read_columns(self.table, self.name):
+            self.columns.setdefault(column.name, column)  # of a name that is there twice the first is kept
+        for other in self.hdus if join else ():
+            if other is not self.table and other.is_table and self._is_aligned(other):
+                for column in read_columns(other, self.name):
+                    if self.find(column.name) is None:
+                        self.columns[column.name] = column
+                self.place += f" + {other}"
+                self.others.remove(str(other))
 
     @property
     def header(self) -> fits.Header:
@@ -172,12 +174,6 @@ class FitsTable(Table):
             if found:
                 return f". {hdu} has '{found}': name it by --hdu {hdu.index} or FILE#{hdu.index}"
         return ""
-
-    def _add_columns(self, hdu: Hdu) -> None:
-        """Take up the columns of an HDU; of a name that is there twice the first is kept."""
-        for column in read_columns(hdu, self.name):
-            if self.find(column.name) is None or hdu is self.table:
-                self.columns.setdefault(column.name, column)
 
     def _is_aligned(self, other: Hdu) -> bool:
         """Whether the rows of another HDU are those of the table: as many, and the same identifiers."""

@@ -174,6 +174,20 @@ def test_a_cutout_at_another_scale(tmp_path):
     assert list(resampled.flag) == [NO]
 
 
+def test_images_of_several_scales_and_sizes_are_read_together(tmp_path):
+    image = write_cube(tmp_path / "cutouts" / "1.fits", shape=(40, 40))
+    write_cube(tmp_path / "cutouts" / "2.fits", pixel_deg=0.131 / 3600)
+    write_cube(tmp_path / "cutouts" / "3.fits", pixel_deg=0.5 / 3600, seed=3)
+    path = write_table(tmp_path / "c.fits", TARGETID=np.array([3, 1, 2]))
+    inputs, flag = read_images(path, tmp_path / "cutouts", InputOptions(resample=True))
+    assert list(flag) == [NO, EmbedFlag.IMAGE_PADDED, NO]
+    assert torch.equal(inputs[1], rgb_of(image))
+    for row, one in enumerate((3, 1, 2)):
+        alone = write_table(tmp_path / "d.fits", TARGETID=np.array([one]))
+        found = read_images(alone, tmp_path / "cutouts", InputOptions(resample=True))
+        assert torch.equal(found.inputs[0], inputs[row])
+
+
 def test_images_without_a_way_to_find_them(tmp_path):
     write_cube(tmp_path / "cutouts" / "1.fits")
     path = write_table(tmp_path / "c.fits", MAG=[20.0])

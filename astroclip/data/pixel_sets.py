@@ -8,7 +8,7 @@ from pathlib import Path
 
 from astroclip.data.coadd_sets import CoaddRows, open_coadd_files
 from astroclip.data.coadd_tree import COADD_KEY, CoaddTree, is_tree
-from astroclip.data.cutouts import LAYERS, LayerCutouts
+from astroclip.data.cutout_layers import LAYERS, LayerCutouts
 from astroclip.data.image_columns import ImageColumn, NestedImages, find_nested_images
 from astroclip.data.kinds import Kind, find_kind
 from astroclip.data.legacysurvey import ImageFolder, open_images

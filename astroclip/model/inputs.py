@@ -162,10 +162,10 @@ class PixelInputs:
 
         def take(rows: NDArray[np.int64]) -> None:
             nonlocal stretched
-            found = self._stamps(match.row[rows], who.ra[rows], who.dec[rows])
-            images[rows], scaled[rows], stretched = *found[:2], found[2]
+            images[rows], scaled[rows], stretched = self._stamps(match.row[rows], who.ra[rows], who.dec[rows])
 
-        flag = self._read(match, start, take) | scaled
+        flag = self._read(match, start, take)
+        flag |= scaled | pad_with_sky(images, STRETCHED_SKY if stretched else 0.0)
         inputs, missing = image_inputs(images, flag, self._options.max_bad, stretched)
         self.missing_bands += missing.sum(axis=0)
         return inputs
@@ -174,29 +174,27 @@ class PixelInputs:
         self, numbers: NDArray[np.int64], ra: NDArray, dec: NDArray
     ) -> tuple[NDArray[np.float32], NDArray[np.int32], bool]:
         """Return stamps (m, 3, S, S), resampled if asked for, their flag bits, and `Images.stretched`."""
-        found = self._pixels.read(numbers, ra, dec, self._size)
-        if not isinstance(found, Images):
-            raise TypeError(f"{self._pixels.name}: no images")
+        found = self._read_stamps(numbers, ra, dec, self._size)
         scale = np.where(np.isfinite(found.pixscale), found.pixscale, self._options.pixscale)
         other = np.abs(scale / PIXSCALE - 1) > SCALE_TOLERANCE
-        sky = STRETCHED_SKY if found.stretched else 0.0
         if not (self._options.resample and other.any()):
-            flag = pad_with_sky(found.flux, sky) | np.where(other, EmbedFlag.WRONG_PIXSCALE, 0)
-            return found.flux, flag.astype(np.int32), found.stretched
+            flag = np.where(other, EmbedFlag.WRONG_PIXSCALE, 0).astype(np.int32)
+            return found.flux, flag, found.stretched
         stamps, flag = found.flux.copy(), np.zeros(len(numbers), np.int32)
-        flag[~other] = pad_with_sky(stamps[~other], sky)
         for one in np.unique(scale[other]):
             rows = np.flatnonzero(scale == one)
-            part = found.flux[rows]
+            part = found.take(rows)
             if one < PIXSCALE:  # more of the image's pixels are needed
                 larger = int(np.ceil(self._size * PIXSCALE / one))
-                part = self._pixels.read(numbers[rows], ra[rows], dec[rows], larger).flux
-            flag[rows] = pad_with_sky(part, sky)
-            resampled = resample_pixscale(torch.from_numpy(part), float(one))
-            if found.stretched:  # colours are kept, not flux
-                resampled *= (one / PIXSCALE) ** 2
-            stamps[rows] = center_crop(resampled, self._size, sky).numpy()
+                part = self._read_stamps(numbers[rows], ra[rows], dec[rows], larger)
+            stamps[rows], flag[rows] = _to_survey_scale(part, float(one), self._size)
         return stamps, flag, found.stretched
+
+    def _read_stamps(self, numbers: NDArray[np.int64], ra: NDArray, dec: NDArray, size: int) -> Images:
+        found = self._pixels.read(numbers, ra, dec, size)
+        if not isinstance(found, Images):
+            raise TypeError(f"{self._pixels.name}: no images")
+        return found
 
     def _read_spectra(self, match: Match, start: int) -> ModelInputs:
         n = len(match.row)
@@ -279,6 +277,18 @@ def image_inputs(
     flag[nothing] &= ~(EmbedFlag.BAD_IMAGE_PIXELS | EmbedFlag.IMAGE_PADDED | EmbedFlag.STRETCHED_IMAGE)
     flag[nothing] |= EmbedFlag.NO_IMAGE
     return ModelInputs(prepared.rgb, flag), missing[:, ::-1] if stretched else missing
+
+
+def _to_survey_scale(
+    images: Images, pixscale: float, size: int
+) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
+    """Return images of one pixel scale at the survey's, as stamps of a size, and their flag bits."""
+    sky, stamps = STRETCHED_SKY if images.stretched else 0.0, images.flux.copy()
+    flag = pad_with_sky(stamps, sky)  # before what lies outside of the image spoils its edge
+    resampled = resample_pixscale(torch.from_numpy(stamps), pixscale)
+    if images.stretched:  # colours are kept, not flux
+        resampled *= (pixscale / PIXSCALE) ** 2
+    return center_crop(resampled, size, sky).numpy(), flag
 
 
 def pad_with_sky(stamps: NDArray[np.float32], sky: float = 0.0) -> NDArray[np.int32]:

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from importlib.util import find_spec
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -346,3 +347,14 @@ def test_the_journal_says_what_is_to_be_the_same(source: Path, out: Path) -> Non
     journal = json.loads((out / ".out.parquet.part.json").read_text())
     assert journal["settings"] == {"model": "mini"}
     assert journal["done"] == 3
+
+
+@pytest.mark.skipif(find_spec("lsdb") is None, reason="needs lsdb: pip install '.[distributed]'")
+def test_nested_pandas_reads_what_lsdb_reads_with_it(source: Path, out: Path) -> None:
+    import nested_pandas
+
+    values = append_all(source, out / "out.parquet", drop=["map"])
+    frame = nested_pandas.read_parquet(out / "out.parquet")
+    assert frame["TARGETID"].tolist() == every_type()["TARGETID"].to_pylist()
+    assert np.stack(frame["IMAGE_EMBEDDING"].to_numpy()).tolist() == values["IMAGE_EMBEDDING"].tolist()
+    assert frame["spectrum"].iloc[0]["flux"].tolist() == [1, 2]

@@ -213,9 +213,11 @@ def test_pictures_do_not_train_nor_make_pairs(tmp_path):
 def test_prepare_stretched_images_fills_and_pads(rng):
     colours = rng.random((2, 3, 20, 20)).astype("f4")
     colours[0, 1, 4, 4] = np.nan
+    colours[1, 2] = np.nan
     prepared = prepare_images(colours, 24, stretched=True)
     assert prepared.padded
-    np.testing.assert_array_equal(prepared.rgb[1, :, 2:-2, 2:-2], colours[1])
+    np.testing.assert_array_equal(prepared.rgb[1, :2, 2:-2, 2:-2], colours[1, :2])
+    torch.testing.assert_close(prepared.rgb[1, 2], torch.full((24, 24), STRETCHED_SKY))
     assert prepared.rgb[0, 1, 6, 6] == pytest.approx(np.nanmean(colours[0, 1, 3:6, 3:6]), rel=1e-5)
     assert prepared.rgb[0, 0, 0, 0] == pytest.approx(STRETCHED_SKY)
 

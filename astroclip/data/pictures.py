@@ -5,6 +5,9 @@ r, g, stretched as `model.prepare_images.to_rgb` does. To the encoder, 8 bits as
 nanomaggies (cosine 0.9999 of the embeddings), JPEG of quality 90 a little worse (0.99). A picture does not
 tell its pixel scale.
 
+A band that was not observed is told from sky in a PNG; a JPEG mixes the colours of neighbours, so that in it
+only areas without any band are. Fetch FITS where that matters.
+
 Trap: north is up, so the first row of a picture is the last one of the FITS image (legacypipe saves them with
 ``origin="lower"``); rows are read from the bottom up.
 Shapes: n stamps, H rows and W columns of a picture, 3 colours.

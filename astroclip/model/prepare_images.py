@@ -67,9 +67,11 @@ def prepare_images(images: ArrayLike | Tensor, size: int = 144, *, stretched: bo
     height, width = images.shape[-2:]
     crop = center_crop(images, (min(height, size), min(width, size)))
     filled, bad = fill_bad_pixels(crop)
-    padded = min(height, width) < size
+    padded, sky = min(height, width) < size, STRETCHED_SKY if stretched else 0.0
+    if stretched and (bad >= 1).any():
+        filled = filled.masked_fill((bad >= 1)[..., None, None], sky)
     if padded:
-        filled = center_crop(filled, size, STRETCHED_SKY if stretched else 0.0)
+        filled = center_crop(filled, size, sky)
     return PreparedImages(filled if stretched else to_rgb(filled), bad.mean(dim=1), bad, padded)
 
 

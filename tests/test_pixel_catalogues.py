@@ -223,6 +223,13 @@ def test_a_coadd_is_copied_whole_if_that_is_asked_for(tmp_path, tiny_model):
     assert_array_equal(table["SPECTRUM_EMBEDDING"], fitsio.read(lean["output"])["SPECTRUM_EMBEDDING"])
 
 
+def test_folders_are_never_copied_whole(tmp_path, tiny_model):
+    make_coadd(tmp_path / "s" / "coadd-1.fits")
+    for paths in ([tmp_path / "s"], [tmp_path / "s", tmp_path / "s"]):
+        with pytest.raises(UsageError, match="not a folder"):
+            embed_catalog(paths, tmp_path / "e.fits", model=tiny_model, keep_pixels=True)
+
+
 def test_several_inputs_are_embedded_into_one_table(tmp_path, tiny_model):
     for i in range(2):
         write_cube(tmp_path / f"c{i}" / f"{i}.fits", ra=10 + i, seed=i)

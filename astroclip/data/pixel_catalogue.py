@@ -57,12 +57,14 @@ def open_catalogue(
     Raises
     ------
     UsageError
-        If several tables are named.
+        If several tables are named, or the pixels of a folder are to be kept.
     DataError
         If it cannot be read.
     """
     if are_pixels(paths) and not keep_pixels:
         return open_pixel_catalogue(paths, scratch)
+    if keep_pixels and Path(paths[0]).is_dir() and are_pixels(paths):
+        raise UsageError(f"{paths[0]}: --keep-pixels copies one coadd or SDSS spectrum, not a folder of them")
     if len(paths) > 1:
         raise UsageError(
             f"{', '.join(map(str, paths))}: several files are one catalogue if all are spectra, images or "

@@ -255,7 +255,7 @@ def test_trainings_have_a_process_a_gpu(tmp_path):
         (["--array", 3], "--array needs --slurm"),
         (["--slurm", "--array", 3, "--shard", 0, "--shards", 3], "--array makes the shards itself"),
         (["--slurm", "--array", 0], "0 shards, expected at least 1"),
-        (["--slurm", "--array", 2, "-o", "e.csv"], r"a shard is written as \.fits or \.parquet"),
+        (["--slurm", "--array", 2, "-o", "e.ecsv"], r"a shard is written as \.fits or \.parquet"),
         (["--slurm", "--images", "PIXELS"], "PIXELS"),
     ],
 )

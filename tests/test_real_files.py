@@ -178,6 +178,15 @@ def test_mini_estimates_from_real_stamps(survey_data, tmp_path):
     ]
 
 
+@pytest.fixture(scope="module")
+def predictor(survey_data, tmp_path_factory) -> Path:
+    """The shipped model's default predictor of redshifts from spectra, fitted once."""
+    folder = tmp_path_factory.mktemp("predictor")
+    source = survey_data / "desi" / "coadd-4-80613-thru20210324.fits"
+    run("predict", "redshift", source, "-o", folder / "z.fits", "--save-predictor", folder / "fitted")
+    return folder / "fitted"
+
+
 @pytest.mark.parametrize(
     ("name", "known"),
     [
@@ -185,10 +194,10 @@ def test_mini_estimates_from_real_stamps(survey_data, tmp_path):
         ("coadd-4-80613-thru20210324.fits", {39633345008634465: 0.368744}),
     ],
 )
-def test_mini_finds_redshifts_of_real_galaxies(survey_data, tmp_path, name, known):
+def test_mini_finds_redshifts_of_real_galaxies(survey_data, predictor, tmp_path, name, known):
     """Of DESI's luminous red galaxies, and of one with strong lines; rows without data are flagged."""
     source = survey_data / "desi" / name
-    report = run("predict", "redshift", source, "-o", tmp_path / "z.fits")
+    report = run("predict", "redshift", source, "-o", tmp_path / "z.fits", "--predictor", predictor)
     table = fitsio.read(tmp_path / "z.fits", ext="GALAXIES")
     assert (report["rows"], report["predicted"]) == (len(fitsio.read(source, ext="FIBERMAP")), len(known))
     for row in table:
@@ -200,13 +209,14 @@ def test_mini_finds_redshifts_of_real_galaxies(survey_data, tmp_path, name, know
         assert row["Z_PRED_L95"] < redshift < row["Z_PRED_U95"]
 
 
-def test_mini_finds_redshifts_of_real_sdss_galaxies(survey_data, tmp_path):
+def test_mini_finds_redshifts_of_real_sdss_galaxies(survey_data, predictor, tmp_path):
     """Of another spectrograph, whose spectra cover a part of DESI's."""
     columns = {"PLATE": [295, 2580], "MJD": [51585, 54092], "FIBERID": [596, 470]}
     Table(columns).write(tmp_path / "plates.fits")
     folder = survey_data / "sdss"
     run("embed", tmp_path / "plates.fits", "--spectra", folder, "-o", tmp_path / "embedded.fits")
-    run("predict", "redshift", tmp_path / "embedded.fits", "-o", tmp_path / "z.fits")
+    fitted = ("--predictor", predictor)
+    run("predict", "redshift", tmp_path / "embedded.fits", "-o", tmp_path / "z.fits", *fitted)
     found = fitsio.read(tmp_path / "z.fits")["Z_PRED_MEDIAN"]
     known = [float(fitsio.read(path, ext=2)["Z"][0]) for path in sorted(folder.glob("spec-*.fits"))]
     np.testing.assert_allclose(np.log1p(found), np.log1p(known), atol=0.01)

@@ -266,6 +266,16 @@ BAD_INPUT_BITS = {
     SPECTRUM_EMBEDDING: EmbedFlag.BAD_SPECTRUM_PIXELS,
 }
 
+class TemplateFlag(IntFlag):
+    """Bits of the `Z_TEMPLATE_FLAG` column: what a reader should know about a redshift from templates."""
+
+    NO_SIGNAL = 1  # no good pixel, or no template fits better than a polynomial
+    SMALL_GAP = 2  # another redshift or class, farther than 1000 km/s, fits nearly as well
+    EDGE_OF_RANGE = 4  # the best redshift is the first or last that was tried
+    PARTIAL_COVERAGE = 8  # more than a tenth of 3600 to 9824 Å was not observed
+    SINGLE_LINE = 16  # it hangs on one line alone: without its pixels nothing is left
+    DISAGREES = 32  # the network's 95 % interval does not hold it
+
 
 class PredictFlag(IntFlag):
     """Bits of the `PREDICT_FLAG` column."""

@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 
 from astroclip.data.fitsfile import create_fits
 from astroclip.mock import desi_tables as tables
-from astroclip.mock import footprint
+from astroclip.mock import disturb, footprint
 from astroclip.mock import observe as spectra
-from astroclip.mock.truth import Draw, Table, row_rng
+from astroclip.mock.truth import NO_GALAXY, Draw, Table, row_rng
 from astroclip.schema import WAVE_UNIT
 
 FLUX_BUNIT = "10**-17 erg/(s cm2 Angstrom)"
@@ -83,12 +83,16 @@ def observe_row(row: np.void, index: int, seed: int) -> list[spectra.ArmSpectrum
     if row["KIND"] in tables.NO_DATA:
         return [spectra.blank(arm) for arm in spectra.load_arms()]
     light: NDArray[np.floating] = np.zeros(len(spectra.WAVE))
-    if row["SAMPLE"]:
+    if row["KIND"] in NO_GALAXY:
+        light = disturb.stranger_light(row, index, seed)
+    elif row["SAMPLE"]:
         light = spectra.in_fibre(row, spectra.incoming(row))
+        light += disturb.broad_lines(row, light)
     rng = row_rng(seed, Draw.SPECTRUM, index)
     moon, exposures = bool(row["PROGRAM"] == "bright"), int(row["NUMEXP"])
     variance, exptime = float(row["SKY_VARIANCE"]), float(row["EXPTIME"])
-    return spectra.observe(light, variance, exptime, rng, moon=moon, exposures=exposures)
+    seen = spectra.observe(light, variance, exptime, rng, moon=moon, exposures=exposures)
+    return disturb.disturb(seen, row, row_rng(seed, Draw.DISTURBANCE, index + 1))
 
 
 def write_zcatalog(path: Path, table: Table) -> None:

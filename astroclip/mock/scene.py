@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from astroclip.mock import footprint, lines, morphology
+from astroclip.mock import disturb, footprint, lines, morphology
 from astroclip.mock.fibre import POINT_IN_FIBRE, fibre_share
 from astroclip.mock.target_lists import DrawnGalaxies, draw_galaxies
 from astroclip.mock.truth import (
@@ -21,8 +21,11 @@ SAMPLE_SHARE = {"BGS": 0.5, "LRG": 0.2, "ELG": 0.15, "SCND": 0.15}
 FILE_LOST_SHARE = 0.5  # of the no_coadd rows: at most so many because their whole coadd file is missing
 
 
-def make_sky(n: int, seed: int) -> Table:
-    """Return the truth of a sky with `n` targeted galaxies and the rows planted besides (dtype `DTYPE`)."""
+def make_sky(n: int, seed: int, *, disturbed: bool = False) -> Table:
+    """Return the truth of a sky with `n` targeted galaxies and the rows planted besides (dtype `DTYPE`).
+
+    Where it is `disturbed`, spectra have what real ones have besides noise, and some targets are no galaxies.
+    """
     rng = row_rng(seed, Draw.SKY)
     extra = {kind: _count(kind, n) for kind in ("sky", "stuck", "image_only", "repeat")}
     galaxies = _galaxies(n + extra["image_only"], rng)
@@ -30,7 +33,14 @@ def make_sky(n: int, seed: int) -> Table:
     sky = np.zeros(extra["sky"] + extra["stuck"], DTYPE)
     sky["KIND"] = ["sky"] * extra["sky"] + ["stuck"] * extra["stuck"]
     sky["PROGRAM"] = rng.choice(["bright", "dark"], len(sky))
-    table = np.concatenate([galaxies, sky])
+    strange = row_rng(seed, Draw.DISTURBANCE)
+    strangers = [disturb.draw_strangers(n, strange)] if disturbed else []
+    table = np.concatenate([galaxies, sky, *strangers])
+    table["IVAR_FACTOR"] = table["LINE_BOOST"] = 1
+    table["WAVE_MIN"], table["WAVE_MAX"] = 3600, 9824
+    if disturbed:
+        disturb.draw_disturbances(table, strange)
+        disturb.light_strangers(table, seed)
     _place(table, rng)
     _plant(table[:n], rng)
     _observe_images(table, rng)
@@ -169,6 +179,11 @@ def _measure_redshifts(table: Table, rng: np.random.Generator) -> None:
     )
     star = table["SPECTYPE"] == "STAR"
     table["Z"][star] = 3e-4 * rng.standard_normal(star.sum())
+    for name, spectype in disturb.SPECTYPES.items():
+        table["SPECTYPE"][kind == name] = spectype
+    strange = np.isin(kind, list(disturb.SPECTYPES))
+    table["ZWARN"][strange], table["Z"][strange] = 0, table["Z_TRUE"][strange]
+    table["ZWARN"][kind == "blank"] = 4
     table["COADD_FIBERSTATUS"][kind == "bad_fiber"] = 520
     table["COADD_FIBERSTATUS"][kind == "stuck"] = 1
     no_data = (kind == "bad_fiber") | (kind == "stuck")

@@ -31,6 +31,7 @@ def make_mock(
     galaxies: int,
     seed: int = 0,
     *,
+    disturbed: bool = False,
     workers: int = 1,
     overwrite: bool = False,
     report: Report | None = None,
@@ -46,6 +47,8 @@ def make_mock(
         image only come on top (8.5 %).
     seed : int
         The files depend on `galaxies` and `seed` only, bit for bit, not on `workers`.
+    disturbed : bool
+        Draw what real spectra have besides noise, and quasars, stars and blank fibres, see `mock.disturb`.
     workers : int
         Processes. More than one start a fresh Python each: guard the call in a script with
         ``if __name__ == "__main__":``.
@@ -71,7 +74,7 @@ def make_mock(
     from astroclip.mock import cutout_files, desi_files, label_files, sweep_files
     from astroclip.mock import scene as sky
 
-    table = sky.make_sky(galaxies, seed)
+    table = sky.make_sky(galaxies, seed, disturbed=disturbed)
     folder = _make_folder(out)
     try:
         tasks = _plan(table)

@@ -31,6 +31,7 @@ PLANTED = {
     "no_coadd": 0.015,  # in the catalogue, in no coadd file
     "no_image": 0.02,  # a spectrum and no image
 }
+NO_GALAXY = ("quasar", "star", "blank")  # kinds of targets that `disturb` adds
 
 COLUMNS: tuple[tuple[str, object, str, str], ...] = (
     ("TARGETID", "i8", "", "DESI's; the sky's own number for image_only rows too"),
@@ -91,6 +92,14 @@ COLUMNS: tuple[tuple[str, object, str, str], ...] = (
     ("IMAGE_INDEX", "i8", "", "place in the image files, by falling z flux; -1 without image"),
     ("NUMEXP", "i4", "", "exposures of the spectrum"),
     ("EXPTIME", "f8", "s", "of the spectrum"),
+    ("RESIDUAL", "f8", "1e-17 erg/(s cm2 Angstrom)", "size of what adds to the spectrum below 4300 Angstrom"),
+    ("IVAR_FACTOR", "f8", "", "reported inverse variance over the true one"),
+    ("WAVE_MIN", "f8", "Angstrom", "where the spectrum begins"),
+    ("WAVE_MAX", "f8", "Angstrom", "where it ends"),
+    ("LOST_ARM", "U1", "", "arm without data: B, R, Z; blank = none"),
+    ("LINE_BOOST", "f8", "", "emission lines over those of the templates"),
+    ("BROAD_WIDTH", "f8", "Angstrom", "equivalent width at rest of the broad Halpha line; 0 = none"),
+    ("BROAD_KMS", "f8", "km/s", "its full width at half maximum"),
     ("SKY_VARIANCE", "f8", "", "median variance of the R arm from the sky, (1e-17 erg/s/cm2/Angstrom)2"),
 )
 DTYPE = np.dtype([(name, kind) for name, kind, _, _ in COLUMNS])
@@ -107,6 +116,8 @@ class Draw(IntEnum):
     IMAGE_CATALOGUE = 5
     SWEEP = 6
     PROPERTIES = 7
+    STRANGER = 8
+    DISTURBANCE = 9
 
 
 def row_rng(seed: int, purpose: Draw, row: int = 0) -> np.random.Generator:

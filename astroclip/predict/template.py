@@ -33,7 +33,8 @@ FAR_KMS = 1000.0  # a second minimum is farther away than this
 LIGHT_KMS = 299_792.458
 CLASSES = ("GALAXY", "QSO", "STAR")
 RANGES = {"GALAXY": (-0.005, 1.7), "QSO": (0.05, 4.0), "STAR": (-1000 / LIGHT_KMS, 1000 / LIGHT_KMS)}
-SMALL_GAIN, SMALL_GAP = 30.0, 30.0  # chi2; what blank fibres of the mock reach
+SMALL_GAIN, SMALL_GAP = 30.0, 15.0  # chi2; of the mock's blank fibres none reaches a gap of 12
+ERROR_SCALE, ERROR_FLOOR = 1.6, 1.2e-5  # of chi2's own errors: 68 % then hold 68 % of the mock's redshifts
 BATCH = 8
 PIVOT = 1e-3  # of a row in the normal equations: what the rows before it leave, before rounding counts
 LINE_PIXELS = 12  # on either side of a line: 830 km/s
@@ -251,7 +252,8 @@ def _minimum(gain: NDArray, one: TemplateSet) -> tuple[NDArray, NDArray, NDArray
     curvature = np.minimum(left - 2 * middle + right, -1e-6)
     step = np.clip(-(right - left) / (2 * curvature), -1, 1)
     z = 10 ** (np.log10(1 + one.redshift[inner]) + step * STEP) - 1
-    return z, (1 + z) * np.log(10) * STEP * np.sqrt(2 / -curvature), k != inner
+    error = np.hypot(ERROR_SCALE * np.log(10) * STEP * np.sqrt(2 / -curvature), ERROR_FLOOR)
+    return z, (1 + z) * error, k != inner
 
 
 def _gain_mixed(weight: Tensor, weighted: Tensor, one: TemplateSet) -> Tensor:

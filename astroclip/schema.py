@@ -266,6 +266,7 @@ BAD_INPUT_BITS = {
     SPECTRUM_EMBEDDING: EmbedFlag.BAD_SPECTRUM_PIXELS,
 }
 
+
 class TemplateFlag(IntFlag):
     """Bits of the `Z_TEMPLATE_FLAG` column: what a reader should know about a redshift from templates."""
 

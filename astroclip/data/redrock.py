@@ -35,7 +35,6 @@ def read_redrock_template(path: str | Path) -> RedrockTemplate:
         raise DataError(
             f"{path}: HDU {VECTORS_HDU} lacks CRVAL1, CDELT1 or RRTYPE, as a Redrock template has"
         )
-    wave = start + step * np.arange(vectors.shape[-1])
-    return RedrockTemplate(
-        str(kind).strip().upper(), 10**wave if header.get("LOGLAM") else wave, np.atleast_2d(vectors)
-    )
+    wave = start + step * np.arange(vectors.shape[-1], dtype=np.float64)
+    wave = np.power(10.0, wave) if header.get("LOGLAM") else wave
+    return RedrockTemplate(str(kind).strip().upper(), wave, np.atleast_2d(vectors))

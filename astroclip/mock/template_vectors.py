@@ -10,6 +10,7 @@ Legend: n spectra, W wavelengths, m vectors.
 """
 
 import sys
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -172,8 +173,9 @@ def main(path: str) -> None:
         "QSO": find_components(draw_quasars(SPECTRA, rng), VECTORS["QSO"]),
         "STAR": make_stars(),
     }
-    first = {f"{kind}_first": round(np.log10(rest_wave(kind)[0]) / STEP) for kind in vectors}
-    np.savez_compressed(path, **{kind: part.astype(np.float32) for kind, part in vectors.items()}, **first)
+    arrays: dict[str, Any] = {kind: part.astype(np.float32) for kind, part in vectors.items()}
+    arrays |= {f"{kind}_first": round(np.log10(rest_wave(kind)[0]) / STEP) for kind in vectors}
+    np.savez_compressed(path, **arrays)
 
 
 if __name__ == "__main__":

@@ -336,11 +336,9 @@ def _polynomial_part(weight: Tensor, weighted: Tensor, polynomials: Tensor) -> t
 
 
 def _eliminate(matrix: Matrix, right: list[Tensor], skipped: int) -> Tensor:
-    """Return b A^-1 b of the lower triangle `matrix` and `right`, less what the first `skipped` rows gain.
-
-    Cholesky's method row by row, each entry a vector over spectra and shifts. A row that the ones before it
-    explain (a template outside of the spectrum) gains nothing.
-    """
+    """Return b A^-1 b of a lower triangle and its right side, less what the first `skipped` rows gain."""
+    # Cholesky's method row by row, each entry a vector over spectra and shifts. A row that the ones before it
+    # explain (a template outside of the spectrum) gains nothing.
     low: Matrix = {}
     gain = torch.zeros_like(right[-1])
     solved: list[Tensor] = []

@@ -8,6 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
+from astroclip.errors import UsageError
+
 from .options import (
     Catalog,
     Dec,
@@ -48,6 +50,16 @@ Pdf = Annotated[
 ]
 
 
+Templates = Annotated[
+    Path | None,
+    typer.Option(help="Folder of templates in Redrock's format, for --method template. Default: shipped."),
+]
+NOT_OF_TEMPLATES = {  # options that a fit of templates has no use for
+    "reference": "--reference", "vector": "--vector", "k": "--neighbours", "predictor": "--predictor",
+    "save_to": "--save-predictor", "label": "--label", "pdf": "--pdf",
+}  # fmt: skip
+
+
 def _options(
     catalog: Catalog,
     output: Annotated[
@@ -72,7 +84,11 @@ def _options(
         typer.Option(help="Use this vector column, or these scalar columns 'G,R,Z', instead of embeddings."),
     ] = None,
     method: Annotated[
-        str, typer.Option(help="knn, mlp, flow, or auto: mlp from 30 labels on, else knn.")
+        str,
+        typer.Option(
+            help="knn, mlp, flow, or auto: mlp from 30 labels on, else knn. Of redshifts also template: fit "
+            "templates of galaxies, quasars and stars to the spectra, without a reference."
+        ),
     ] = "auto",
     k: Annotated[
         int | None,
@@ -119,6 +135,12 @@ def _task(command: Callable[..., None]) -> Callable[..., None]:
         given = {name: values.pop(name) for name in EMBEDDING}
         tolerances = InputOptions(**{name: given.pop(name) for name in TOLERANCES})
         values["drop"] = values["drop"] or []
+        templates = values.pop("templates", None)
+        if values["method"] == "template" and command.__name__ == "redshift":
+            _fit_templates(templates, tolerances, given, values)
+            return
+        if templates is not None:
+            raise UsageError("--templates needs --method template")
         embedding = {**given, "options": tolerances}
         with out.progress("Predicting") as progress:
             report = predict_catalog(task=command.__name__, embedding=embedding, progress=progress, **values)
@@ -129,15 +151,36 @@ def _task(command: Callable[..., None]) -> Callable[..., None]:
     return run
 
 
+def _fit_templates(
+    templates: Path | None, options: Any, given: dict[str, Any], values: dict[str, Any]
+) -> None:
+    """Fit templates to the spectra of a catalogue."""
+    from astroclip.predict.template_columns import predict_from_templates
+
+    if unused := [name for key, name in NOT_OF_TEMPLATES.items() if values[key] is not None]:
+        raise UsageError(f"--method template has no use for {', '.join(unused)}")
+    if given["images"] is not None or values["use"] == "image":
+        raise UsageError("--method template fits spectra: leave out --images and --from image")
+    device = "cpu" if given["device"] == "auto" else given["device"]
+    taken = {name: values[name] for name in ("catalog", "output", "hdu", "drop", "overwrite")}
+    with out.progress("Fitting templates") as progress:
+        report = predict_from_templates(
+            **taken, spectra=given["spectra"], templates=templates, options=options, device=device,
+            progress=progress,
+        )  # fmt: skip
+    out.result(report._asdict())
+
+
 @app.command(
     epilog=examples(
         "predict redshift galaxies.fits --images south",
         "predict redshift embedded.fits --reference labelled.fits --from both",
+        "predict redshift coadd-main-dark-27247.fits --method template",
     )
 )
 @_task
-def redshift(label: Label = None, pdf: Pdf = None) -> None:
-    """Predict redshifts with intervals of 68 and 95 %."""
+def redshift(label: Label = None, pdf: Pdf = None, templates: Templates = None) -> None:
+    """Predict redshifts with intervals of 68 and 95 %, or fit them with --method template."""
 
 
 @app.command(

@@ -1,15 +1,19 @@
 """Redshifts from templates: the fit against plain least squares, known redshifts, classes and flags."""
 
+import fitsio
 import numpy as np
 import pytest
 import torch
+from typer.testing import CliRunner
 
+from astroclip.cli.main import app
 from astroclip.data.desi import open_coadd, read_redrock, redrock_path
 from astroclip.data.pixels import Spectra
 from astroclip.data.sdss import read_spec
-from astroclip.errors import DataError
+from astroclip.errors import AstroclipError, DataError, UsageError
 from astroclip.predict import template
 from astroclip.schema import TemplateFlag, desi_wave
+from astroclip.tables import open_table
 
 
 def make_spectra(wave, flux, ivar) -> Spectra:
@@ -76,8 +80,7 @@ def test_noise_is_nothing_and_no_pixel_is_nan(rng):
     fit = template.fit_templates(make_spectra(desi_wave(), flux, ivar))
     assert (fit.flag & (TemplateFlag.NO_SIGNAL | TemplateFlag.SMALL_GAP) > 0).all()
     assert np.isnan(fit.redshift[5])
-    assert fit.flag[5] & TemplateFlag.NO_SIGNAL
-    assert fit.flag[5] & TemplateFlag.PARTIAL_COVERAGE
+    assert fit.flag[5] == TemplateFlag.NO_SIGNAL
 
 
 def test_a_single_line_is_flagged(rng):
@@ -157,3 +160,70 @@ class TestRealSpectra:
 def test_a_folder_without_templates_is_refused(tmp_path):
     with pytest.raises(DataError, match=r"no templates, expected files such as rrtemplate-galaxy\.fits"):
         template.load_templates(tmp_path)
+
+
+class TestColumns:
+    """`astroclip predict redshift --method template`, from tables and from spectra alone."""
+
+    def run(self, *words):
+        result = CliRunner().invoke(
+            app, ["predict", "redshift", *map(str, words), "--method", "template"], catch_exceptions=False
+        )
+        assert result.exit_code == 0
+        return result.stdout
+
+    @pytest.fixture
+    def catalog(self, galaxies, tmp_path, rng):
+        flux = np.stack([observed(galaxies, [1, 0.2, 0.1, 0, 0, 0], z) for z in (0.2, 0.5, 0.8)])
+        flux += rng.normal(0, 0.2, flux.shape)
+        ivar = np.full(flux.shape, 25.0, "f4")
+        ivar[1] = 0
+        path = tmp_path / "galaxies.fits"
+        fitsio.write(path, [np.arange(3), flux.astype("f4"), ivar], names=["ID", "FLUX", "IVAR"])
+        return path
+
+    @pytest.mark.parametrize("suffix", [".fits", ".parquet"])
+    def test_a_table_of_spectra(self, catalog, tmp_path, suffix):
+        output = tmp_path / f"z{suffix}"
+        self.run(catalog, "-o", output)
+        with open_table(output) as table:
+            found = table.read(["ID", "Z_TEMPLATE", "Z_TEMPLATE_ERR", "Z_TEMPLATE_CLASS", "Z_TEMPLATE_FLAG"])
+        np.testing.assert_array_equal(found["ID"], range(3))
+        np.testing.assert_allclose(found["Z_TEMPLATE"], [0.2, np.nan, 0.8], atol=0.001)
+        assert list(np.ma.filled(found["Z_TEMPLATE_CLASS"], "")) == ["GALAXY", "NONE", "GALAXY"]
+        assert found["Z_TEMPLATE_FLAG"][1] & TemplateFlag.NO_SIGNAL
+
+    def test_it_replaces_its_own_columns_only_when_told(self, catalog, tmp_path):
+        self.run(catalog, "-o", tmp_path / "z.fits")
+        with pytest.raises(UsageError, match="has a column 'Z_TEMPLATE' already"):
+            self.run(tmp_path / "z.fits", "-o", tmp_path / "again.fits")
+        before = fitsio.read(tmp_path / "z.fits")
+        self.run(tmp_path / "z.fits", "-o", tmp_path / "z.fits", "--overwrite")
+        after = fitsio.read(tmp_path / "z.fits")
+        for name in before.dtype.names:
+            np.testing.assert_array_equal(after[name], before[name])
+
+    def test_real_spectra_are_a_catalogue(self, survey_data, tmp_path):
+        said = self.run(survey_data / "desi" / "coadd-sv3-dark-26065.fits.gz", "-o", tmp_path / "z.fits")
+        table = fitsio.read(tmp_path / "z.fits")
+        assert len(table) == 5
+        assert "GALAXY 2, NONE 3" in said
+        assert np.isnan(table["Z_TEMPLATE"]).sum() == 3
+
+    @pytest.mark.parametrize(
+        ("words", "said"),
+        [
+            (["--reference", "x.fits", "-k", 3], "has no use for --reference, --neighbours"),
+            (["--from", "image"], "leave out --images and --from image"),
+            (["--templates", "nowhere"], "nowhere: no templates"),
+        ],
+    )
+    def test_what_makes_no_sense_is_refused(self, catalog, tmp_path, words, said):
+        with pytest.raises(AstroclipError, match=said):
+            self.run(catalog, "-o", tmp_path / "z.fits", *words)
+        assert not (tmp_path / "z.fits").exists()
+
+    def test_a_table_without_spectra(self, tmp_path):
+        fitsio.write(tmp_path / "ids.fits", [np.arange(3)], names=["ID"])
+        with pytest.raises(UsageError, match="no spectra to fit templates to"):
+            self.run(tmp_path / "ids.fits")

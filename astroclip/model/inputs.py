@@ -131,6 +131,23 @@ class PixelInputs:
             return self._read_images(who, match, start)
         return self._read_spectra(match, start)
 
+    def read_spectra(self, start: int, stop: int) -> list[tuple[NDArray[np.int64], Spectra]]:
+        """Return the spectra of rows `start` to `stop` - 1 as they are: places from 0, and their spectra.
+
+        Rows without a spectrum, or with one that cannot be read, are in none of the pairs.
+        """
+        read: list[tuple[NDArray[np.int64], Spectra]] = []
+
+        def take(rows: NDArray[np.int64]) -> None:
+            found = self._pixels.read(match.row[rows])
+            if not isinstance(found, Spectra):
+                raise TypeError(f"{self._pixels.name}: no spectra")
+            read.append((rows, found))
+
+        _, match = self._match(start, stop)
+        self._read(match, start, take)
+        return read
+
     def _has(self, key: str) -> bool:
         """Tell whether the table has the columns of a way to find pixels."""
         if self._who is None or key == BY_POSITION:

@@ -240,6 +240,7 @@ def _fit_batch(weight: Tensor, weighted: Tensor, templates: Sequence[TemplateSet
     flag |= np.where(seen.mean(axis=1) < 0.9, TemplateFlag.PARTIAL_COVERAGE, 0)
     kind = np.where(top < SMALL_GAIN, "NONE", np.array([one.spectype for one in templates])[which])
     redshift[nothing] = error[nothing] = gap[nothing] = np.nan
+    flag[nothing] = TemplateFlag.NO_SIGNAL
     return TemplateFit(redshift, error, gap, kind, flag.astype(np.int32))
 
 

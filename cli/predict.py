@@ -174,7 +174,6 @@ def _fit_templates(
 @app.command(
     epilog=examples(
         "predict redshift galaxies.fits --images south",
-        "predict redshift embedded.fits --reference labelled.fits --from both",
         "predict redshift coadd-main-dark-27247.fits --method template",
     )
 )

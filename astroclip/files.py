@@ -3,18 +3,18 @@
 `written_beside` is for a file that is made in one go. `Part` is for one that takes long: a locked part file
 ``.<output>.part`` beside the target, and a journal ``.<output>.part.json`` that says how many rows are safely
 in it, so that an interrupted run can be resumed. `check_outputs` compares the outputs of a call with its
-inputs. Here are also the fingerprints of inputs, and the folders of what is fetched.
+inputs. Here are also the folders of what is fetched.
 """
 
 import errno
 import fcntl
-import hashlib
 import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO, Self
 
@@ -35,31 +35,6 @@ Name = str | Path  # of a file, as the user wrote it
 def cache_folder(kind: str) -> Path:
     """Return where fetched things of a kind are kept: ``$ASTROCLIP_CACHE/<kind>``, by default in ~/.cache."""
     return Path(os.environ.get("ASTROCLIP_CACHE") or Path.home() / ".cache" / "astroclip") / kind
-
-
-def fingerprint_of(path: Path, name: str) -> dict[str, Any]:
-    """Return size, time of change (ns) and SHA-256 of a file; `name` is what it is called in an error."""
-    try:
-        with path.open("rb") as file:
-            stat = os.fstat(file.fileno())
-            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise DataError(f"{name}: cannot read it ({error.strerror})") from None
-    return {"size": stat.st_size, "mtime_ns": stat.st_mtime_ns, "sha256": sha256}
-
-
-def listing_of(files: Iterable[Path]) -> dict[str, Any]:
-    """Return size and last time of change (ns) of files, and the SHA-256 of their names, sizes and times.
-
-    A file that is not there counts too.
-    """
-    size, latest, sha256 = 0, 0, hashlib.sha256()
-    for path in files:
-        stat = path.stat() if path.is_file() else None
-        sha256.update(f"{path.name} {stat and stat.st_size} {stat and stat.st_mtime_ns}\n".encode())
-        size += stat.st_size if stat else 0
-        latest = max(latest, stat.st_mtime_ns if stat else 0)
-    return {"size": size, "mtime_ns": latest, "sha256": sha256.hexdigest()}
 
 
 def check_outputs(
@@ -265,6 +240,7 @@ class Part:
         self.path = part_path(output)
         self.journal_path = output.with_name(f".{output.name}.part.json")
         self.finished = output.with_name(f".{output.name}.part.whole")
+        self._noted = time.monotonic()
         try:
             self._fd = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o666)
         except OSError as error:
@@ -308,6 +284,20 @@ class Part:
                 file.flush()
                 os.fsync(file.fileno())
             beside.replace(self.journal_path)
+        self._noted = time.monotonic()
+
+    @property
+    def journal_age(self) -> float:
+        """Seconds since the journal was written, or since the part was opened."""
+        return time.monotonic() - self._noted
+
+    def suspend(self, done: int, journal: dict[str, Any]) -> None:
+        """Keep the part and its journal for a resumed run; if no row is done, leave nothing."""
+        if done == 0:
+            self.remove()
+            return
+        with suppress(DataError):  # on a full disk the last journal still holds
+            self.write_journal(journal)
 
     def restart(self) -> None:
         """Forget the earlier run. The journal goes first: it must never tell of rows that are not there."""

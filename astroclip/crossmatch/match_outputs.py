@@ -18,9 +18,10 @@ from astroclip.data.label_tables import LabelRows, LabelTable
 from astroclip.data.pairs import Label, open_pairs, write_pairs
 from astroclip.data.pairs.pairs_format import row_bytes
 from astroclip.errors import UsageError
-from astroclip.files import check_space, listing_of
+from astroclip.files import check_space
 from astroclip.schema import MATCH_HDU, VERSION
 from astroclip.tables import write_table
+from astroclip.tables.fingerprint import listing_of
 
 REJECTS_HDU = "REJECTS"
 

@@ -18,10 +18,10 @@ from astroclip.data.labels import Labels
 from astroclip.data.lookup import RowLookup
 from astroclip.data.provabgs import read_provabgs
 from astroclip.errors import DataError
-from astroclip.files import fingerprint_of
 from astroclip.schema import ANY_SCALE, TARGETID, ColumnSpec, possible_range
 from astroclip.sky import match_sky
 from astroclip.tables import Column, Table, open_table
+from astroclip.tables.fingerprint import fingerprint_of
 from astroclip.tables.identity import Who, find_who
 from astroclip.tables.missing import Taken, find_sentinels, is_missing, sentinel_lines, to_floats, to_quantity
 

@@ -19,9 +19,9 @@ from astroclip.data.pixel_facts import unknown
 from astroclip.data.pixel_part import FILE, ROW, PixelPart, are_pixels, open_part
 from astroclip.data.pixels import Modality
 from astroclip.errors import UsageError
-from astroclip.files import listing_of
 from astroclip.schema import ColumnSpec
 from astroclip.tables import FitsTable, Table, open_table, write_table
+from astroclip.tables.fingerprint import listing_of
 from astroclip.tables.hdus import open_fits
 
 EXTNAME = "GALAXIES"

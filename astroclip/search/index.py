@@ -13,10 +13,11 @@ from numpy.typing import NDArray
 
 from astroclip.config import Settings, make_settings, read_yaml
 from astroclip.errors import DataError
-from astroclip.files import check_outputs, fingerprint_of, written_beside
+from astroclip.files import check_outputs, written_beside
 from astroclip.schema import VERSION
 from astroclip.search.scan import BLOCK_BYTES, Counts, Progress, Shortlist, normalise
 from astroclip.tables import Table
+from astroclip.tables.fingerprint import fingerprint_of
 
 MIN_EFFORT = 128  # candidates that a search of the graph keeps at the least
 

@@ -4,10 +4,8 @@
 which are joined with the others at the end (`tables.arrow_append`).
 """
 
-import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -52,7 +50,6 @@ class Appender(ABC):
         self._table, self._part, self._columns = table, part, columns
         self._row, self._rows_at = row, rows_at  # type of a row in the part, and where the first is
         self._run: dict[str, Any] = {}
-        self._noted = time.monotonic()
 
     def write(self, values: Mapping[str, NDArray[Any]]) -> None:
         """Write the next rows: one array a new column, (rows, *shape), all of the same length.
@@ -74,8 +71,8 @@ class Appender(ABC):
             self._put(piece, stop - at)
         self.done += rows
         self._end_block()
-        if rows and time.monotonic() - self._noted >= JOURNAL_SECONDS:
-            self._note()
+        if rows and self._part.journal_age >= JOURNAL_SECONDS:
+            self._part.write_journal(self._journal())
 
     def _check(self, values: Mapping[str, NDArray[Any]]) -> int:
         """Return the number of rows of a block that is as announced."""
@@ -117,19 +114,13 @@ class Appender(ABC):
             self._part.remove()
             raise
 
-    def _note(self) -> None:
-        """Write into the journal how far the part is."""
-        state = {"done": self.done, "rows_at": self._rows_at, **self._state()}
-        self._part.write_journal({**self._run, **state})
-        self._noted = time.monotonic()
+    def _journal(self) -> dict[str, Any]:
+        """Return what the journal says: whose part it is, and how far it is."""
+        return {**self._run, "done": self.done, "rows_at": self._rows_at, **self._state()}
 
     def suspend(self) -> None:
         """Keep the part for a resumed run; if no row is done, leave nothing."""
-        if self.done == 0:
-            self._part.remove()
-            return
-        with suppress(DataError):  # on a full disk the last journal still holds
-            self._note()
+        self._part.suspend(self.done, self._journal())
 
     def finish(self) -> None:
         """Complete the output, and give it its name."""

@@ -152,7 +152,7 @@ class ArrowAppender(Appender):
         self._run["metadata"] = earlier["metadata"]
 
     def _finish(self) -> None:
-        self._note()
+        self._part.write_journal(self._journal())
         said = {key.decode(): text.decode() for key, text in (self._plan.schema.metadata or {}).items()}
         add_metadata(said, self._run["metadata"])
         schema, finished = self._plan.schema.with_metadata(said), self._part.finished

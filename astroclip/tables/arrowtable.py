@@ -21,7 +21,6 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from astroclip.errors import DataError
-from astroclip.files import fingerprint_of, listing_of
 from astroclip.schema import ColumnSpec
 from astroclip.tables.anytable import Block, Table
 from astroclip.tables.arrowcolumns import (
@@ -30,6 +29,7 @@ from astroclip.tables.arrowcolumns import (
     astropy_units,
     column_values,
 )
+from astroclip.tables.fingerprint import fingerprint_of, listing_of
 
 BATCH_ROWS, BATCH_BYTES = 65536, 32 << 20  # of a record batch
 MEASURED_BYTES = 256 << 20  # of lists whose lengths are looked at in every row; of more, the footers tell

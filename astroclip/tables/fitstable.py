@@ -13,9 +13,9 @@ from astropy.io import fits
 from numpy.typing import NDArray
 
 from astroclip.errors import DataError
-from astroclip.files import fingerprint_of
 from astroclip.tables.anytable import Block, Table, find_name
 from astroclip.tables.columns import FitsColumn, element_dtype, read_columns, to_native
+from astroclip.tables.fingerprint import fingerprint_of
 from astroclip.tables.hdus import Hdu, open_fits, scan_hdus
 
 # HDUs that hold one row a target although another table comes first: DESI zcatalogs, coadds and Redrock

@@ -8,9 +8,8 @@ does not count are written again.
 import hashlib
 import json
 import os
-import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -56,7 +55,6 @@ class PairsWriter:
         self._part, self._labels, self._split = part, labels, split
         self._specs = row_specs(labels)
         self._run: dict[str, Any] = {}
-        self._noted = time.monotonic()
 
     def write(self, block: Mapping[str, ArrayLike]) -> None:
         """Write the next rows.
@@ -85,8 +83,8 @@ class PairsWriter:
             self._part.patch(start, values.reshape(-1).view(np.uint8))
             self._part.push(start, values.nbytes)
         self.done += rows
-        if rows and time.monotonic() - self._noted >= JOURNAL_SECONDS:
-            self._note()
+        if rows and self._part.journal_age >= JOURNAL_SECONDS:
+            self._part.write_journal(self._journal())
 
     def _check_columns(self, block: Mapping[str, ArrayLike]) -> int:
         """Return the number of rows of a block that has the right columns."""
@@ -135,23 +133,18 @@ class PairsWriter:
                 self._part.cut(frame.size)  # rows that are not written take no space
             for offset, page in frame.pages.items():
                 self._part.patch(offset, bytes(page[: frame.size - offset]))
-            self._note()
+            self._part.write_journal(self._journal())
         except DataError:
             self._part.remove()
             raise
 
-    def _note(self) -> None:
-        """Write into the journal how far the part is."""
-        self._part.write_journal({**self._run, "size": self._part.size, "rows": self.done})
-        self._noted = time.monotonic()
+    def _journal(self) -> dict[str, Any]:
+        """Return what the journal says: whose part it is, and how far it is."""
+        return {**self._run, "size": self._part.size, "rows": self.done}
 
     def suspend(self) -> None:
         """Keep the part for a resumed run; if no row is done, leave nothing."""
-        if self.done == 0:
-            self._part.remove()
-            return
-        with suppress(DataError):  # on a full disk the last journal still holds
-            self._note()
+        self._part.suspend(self.done, self._journal())
 
     def finish(self) -> None:
         """Give the file its name."""
